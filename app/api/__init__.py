@@ -1,0 +1,1 @@
+"""HTTP faces of the appliance: routes, wire models and error answers."""

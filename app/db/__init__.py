@@ -1,0 +1,1 @@
+"""SQL, the truth of the appliance: documents, chunks, jobs, chats and feedback."""

@@ -1,0 +1,392 @@
+"""The nouns of the appliance: frozen values that cross module borders.
+
+It imports nothing of ours. Offsets are half-open character offsets into `ParsedDocument.text`,
+scores are higher-is-better, ranks and source numbers start at 1, times are UTC.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Literal
+
+Language = Literal["en", "zh"]
+NO_METADATA: Mapping[str, str] = MappingProxyType({})
+
+
+class BlockKind(StrEnum):
+    """What a stretch of a document's text is, as far as the parser can tell."""
+
+    HEADING = "heading"
+    PARAGRAPH = "paragraph"
+    LIST_ITEM = "list_item"
+    TABLE = "table"
+    CODE = "code"
+    CAPTION = "caption"
+
+
+class DocumentStatus(StrEnum):
+    """Where a document stands; only `ready` documents are searched."""
+
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class JobStage(StrEnum):
+    """The step that an ingestion job is in; the last three are final."""
+
+    QUEUED = "queued"
+    PARSING = "parsing"
+    CHUNKING = "chunking"
+    EMBEDDING = "embedding"
+    STORING = "storing"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle on a page, as fractions of its width and height; the origin is the top left."""
+
+    page: int
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A structural stretch of a document's text.
+
+    `level` is 1–6 for headings and 0 otherwise. `page` starts at 1 and is None where the format
+    has no pages. Blocks are in reading order and do not overlap.
+    """
+
+    kind: BlockKind
+    start: int
+    end: int
+    level: int = 0
+    page: int | None = None
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedDocument:
+    """What a parser makes of a file: the text that every offset refers to, and its structure."""
+
+    text: str
+    title: str
+    blocks: tuple[Block, ...]
+    num_pages: int | None = None
+    metadata: Mapping[str, str] = NO_METADATA
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSpan:
+    """A chunk as the chunker cuts it: `text == document.text[start:end]`, to the character.
+
+    `heading_path` holds the headings above the chunk, outermost first. `num_tokens` is counted by
+    the embedder's tokenizer over the text that is embedded (heading path included).
+    """
+
+    start: int
+    end: int
+    text: str
+    heading_path: tuple[str, ...]
+    num_tokens: int
+    page: int | None = None
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A stored chunk. Its id is immutable: new content of a document makes new chunk ids."""
+
+    id: str
+    document_id: str
+    collection_id: str
+    index: int
+    span: ChunkSpan
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A knowledge base: a named set of documents that is searched as one."""
+
+    id: str
+    name: str
+    created_at: datetime
+    num_documents: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document as the library shows it.
+
+    Identity is (collection, source, path); `content_hash` is the SHA-256 of the file's bytes.
+    `stage` and `progress` (0–1) are those of its latest job; `error` says what failed and the
+    way out. `source` is "upload", "folder" or "manual".
+    """
+
+    id: str
+    collection_id: str
+    source: str
+    path: str
+    name: str
+    media_type: str
+    content_hash: str
+    num_bytes: int
+    status: DocumentStatus
+    stage: JobStage
+    progress: float
+    error: str | None
+    title: str
+    num_pages: int | None
+    num_chunks: int
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A leased ingestion job: the right to work on one document until `lease_until`."""
+
+    id: str
+    document_id: str
+    attempt: int
+    lease_until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HitScores:
+    """The score of each leg for one hit; None where the leg did not return it."""
+
+    dense: float | None = None
+    lexical: float | None = None
+    rerank: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchHit:
+    """A chunk that retrieval found, best first; `score` is the fused one."""
+
+    chunk: Chunk
+    document_name: str
+    document_title: str
+    score: float
+    scores: HitScores
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What retrieval found for a question, and whether it can carry an answer.
+
+    `confidence` is 0–1, comparable between questions: how well the best chunks cover the
+    question. `query` is what was searched (the question, or its rewriting in a conversation).
+    """
+
+    query: str
+    hits: tuple[SearchHit, ...]
+    confidence: float
+    is_sufficient: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a user asks: the last user message, the turns before it, and where to look.
+
+    An empty `collection_ids` means all collections. `language` is the answer's; None follows
+    the question.
+    """
+
+    text: str
+    history: tuple[Message, ...] = ()
+    collection_ids: tuple[str, ...] = ()
+    language: Language | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A numbered passage offered to the generator; `number` is fixed before the first token."""
+
+    number: int
+    hit: SearchHit
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """What a generator gets: the rendered messages, and the pieces they were made from.
+
+    The extractive generator works from `question` and `sources`, language models from `messages`.
+    """
+
+    messages: tuple[Message, ...]
+    question: str
+    sources: tuple[Source, ...]
+    language: Language
+    max_tokens: int
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one generation."""
+
+    num_prompt_tokens: int = 0
+    num_completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A piece of generated text; the last piece carries the finish reason and the usage."""
+
+    text: str
+    finish_reason: Literal["stop", "length"] | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorInfo:
+    """Who is speaking, for the status page and under each answer; `note` says how to get more."""
+
+    kind: Literal["engine", "openai", "extractive"]
+    model: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A verified marker: `answer[start:end]` is the sentence that chunk `chunk_id` supports."""
+
+    number: int
+    chunk_id: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds from the question to the end of each stage; None where it was not reached."""
+
+    retrieved_s: float | None = None
+    first_token_s: float | None = None
+    finished_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A finished answer.
+
+    When `is_refusal`, nothing relevant was found and nothing was invented; `sources` then hold
+    the nearest chunks.
+    """
+
+    text: str
+    sources: tuple[Source, ...]
+    citations: tuple[Citation, ...]
+    is_refusal: bool
+    generator: GeneratorInfo
+    usage: Usage
+    timings: Timings
+    finish_reason: Literal["stop", "length"] = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The pipeline entered a stage."""
+
+    name: Literal["retrieving", "reading", "writing"]
+    num_sources: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The numbered sources, fixed before the first token."""
+
+    sources: tuple[Source, ...]
+    query: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """More of the answer's text; markers appear as `[n]` and only for known numbers."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cited:
+    """A marker was verified against its chunk."""
+
+    citation: Citation
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The answer is complete; its text is authoritative over the deltas."""
+
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The answer could not be completed; what was streamed stays valid."""
+
+    code: str
+    message: str
+    retry_after_s: float | None = None
+
+
+Event = Stage | Sources | TextDelta | Cited | Finished | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """A stored message. An assistant message keeps its sources as they were when it was written.
+
+    `state` is "running" while a run makes it, then "done", "stopped" or "failed".
+    `generator` names who wrote it. `feedback` is 1, -1 or 0.
+    """
+
+    id: str
+    chat_id: str
+    role: Literal["user", "assistant"]
+    content: str
+    state: Literal["running", "done", "stopped", "failed"]
+    created_at: datetime
+    sources: tuple[Source, ...] = ()
+    citations: tuple[Citation, ...] = ()
+    is_refusal: bool = False
+    generator: GeneratorInfo | None = None
+    timings: Timings = field(default_factory=Timings)
+    usage: Usage = field(default_factory=Usage)
+    run_id: str | None = None
+    error: str | None = None
+    feedback: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation; `messages` is filled only when one chat is read."""
+
+    id: str
+    title: str
+    collection_ids: tuple[str, ...]
+    created_at: datetime
+    updated_at: datetime
+    messages: tuple[ChatMessage, ...] = ()

@@ -1,0 +1,1 @@
+"""The RAG stages: parse, chunk, embed, store, retrieve, rerank, prompt, generate, cite."""

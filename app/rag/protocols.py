@@ -1,0 +1,136 @@
+"""The verbs of the RAG side: what each stage needs of the next. Imports only the domain."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain import (
+    Chunk,
+    ChunkSpan,
+    Evidence,
+    Generation,
+    GenerationRequest,
+    GeneratorInfo,
+    ParsedDocument,
+    Question,
+    SearchHit,
+)
+
+Vectors = NDArray[np.float32]  # [num_texts, dimension], each row of length 1
+SparseVector = Mapping[int, float]  # term id -> weight > 0
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkVectors:
+    """A chunk on its way into the vector store."""
+
+    chunk_id: str
+    document_id: str
+    collection_id: str
+    dense: Vectors  # [dimension]
+    sparse: SparseVector
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredChunk:
+    """A chunk id with a leg's score, higher is better."""
+
+    chunk_id: str
+    score: float
+
+
+class Parser(Protocol):
+    """Reads a file into text and structure."""
+
+    def parse(self, path: Path, name: str, media_type: str) -> ParsedDocument:
+        """Raise UnsupportedFormat, ParseFailed or ParseLimitExceeded with reason and way out."""
+        ...
+
+
+class Chunker(Protocol):
+    """Cuts a parsed document into chunks in reading order."""
+
+    def chunk(self, document: ParsedDocument) -> list[ChunkSpan]: ...
+
+
+class Embedder(Protocol):
+    """Turns texts into unit vectors. Calls block; they are safe from several threads."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dimension(self) -> int: ...
+    @property
+    def max_tokens(self) -> int: ...
+    @property
+    def is_multilingual(self) -> bool:
+        """False where the model does not understand Chinese (its dense leg then weighs less)."""
+        ...
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]: ...
+    def embed_documents(self, texts: Sequence[str]) -> Vectors: ...
+    def embed_queries(self, texts: Sequence[str]) -> Vectors: ...
+
+
+class VectorStore(Protocol):
+    """The derived index. Calls block and raise StoreUnavailable."""
+
+    def upsert(self, chunks: Sequence[ChunkVectors]) -> None:
+        """Write and flush; after it returns the chunks are durable and searchable."""
+        ...
+
+    def delete_documents(self, document_ids: Sequence[str]) -> None: ...
+    def search_dense(
+        self, vector: Vectors, limit: int, collection_ids: Sequence[str]
+    ) -> list[ScoredChunk]:
+        """Best first; an empty `collection_ids` searches all."""
+        ...
+
+    def search_sparse(
+        self, vector: SparseVector, limit: int, collection_ids: Sequence[str]
+    ) -> list[ScoredChunk]: ...
+    def count(self) -> int: ...
+    def check(self) -> str:
+        """A real query; returns what answered (server and version)."""
+        ...
+
+
+class ChunkReader(Protocol):
+    """Reads chunks and term statistics from SQL, the truth."""
+
+    def hits(self, chunk_ids: Sequence[str]) -> dict[str, SearchHit]:
+        """Chunks of ready documents by id, with score 0; unknown ids are left out."""
+        ...
+
+    def document_frequencies(self, term_ids: Sequence[int]) -> dict[int, int]: ...
+    def num_chunks(self) -> int: ...
+    def neighbours(self, chunk: Chunk, num_before: int, num_after: int) -> list[Chunk]: ...
+
+
+class Retriever(Protocol):
+    """Finds the chunks for a question. Blocks."""
+
+    def retrieve(self, question: Question, limit: int) -> Evidence: ...
+
+
+class Reranker(Protocol):
+    """Orders hits again by reading question and chunk together. Blocks, within a time budget."""
+
+    def rerank(self, query: str, hits: Sequence[SearchHit]) -> list[SearchHit]: ...
+
+
+class Generator(Protocol):
+    """Writes an answer: the engine, an OpenAI-compatible server, or the extractive answerer."""
+
+    @property
+    def info(self) -> GeneratorInfo: ...
+    @property
+    def max_prompt_tokens(self) -> int: ...
+    def count_tokens(self, text: str) -> int: ...
+    def generate(self, request: GenerationRequest) -> AsyncIterator[Generation]:
+        """Stream text; closing the iterator stops the work. Raises GeneratorUnavailable."""
+        ...
