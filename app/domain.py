@@ -153,8 +153,43 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class IncomingFile:
+    """A file on its way into the library; its bytes lie already under `content_hash`."""
+
+    collection_id: str
+    source: str
+    path: str
+    name: str
+    media_type: str
+    content_hash: str
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddResult:
+    """What adding a file did; "unchanged" queued nothing."""
+
+    document: Document
+    outcome: Literal["added", "changed", "unchanged"]
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentCounts:
+    """The library in numbers; pending is queued or processing, chunks are those searched."""
+
+    num_documents: int
+    num_ready: int
+    num_pending: int
+    num_failed: int
+    num_chunks: int
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
-    """A leased ingestion job: the right to work on one document until `lease_until`."""
+    """A leased ingestion job: the right to work on one document until `lease_until`.
+
+    (`id`, `attempt`) is the fencing token: whoever lost the lease cannot write any more.
+    """
 
     id: str
     document_id: str

@@ -6,6 +6,7 @@ FolioError
 │   └── TooLarge          a file or prompt over its limit
 ├── NotFound              an id that does not exist
 ├── Conflict              the thing exists already, or is busy
+│   └── LeaseLost         a job was cancelled, replaced or taken by another worker
 ├── ParseFailed           a file that its parser could not read
 │   └── ParseLimitExceeded  it took too long or too much memory
 ├── Overloaded            a queue is full; carries `retry_after_s`
@@ -51,6 +52,12 @@ class Conflict(FolioError):
     """The thing exists already, or is busy."""
 
     code = "conflict"
+
+
+class LeaseLost(Conflict):
+    """A job was cancelled, replaced or taken by another worker: its work is void."""
+
+    code = "lease_lost"
 
 
 class ParseFailed(FolioError):

@@ -84,6 +84,10 @@ class VectorStore(Protocol):
         ...
 
     def delete_documents(self, document_ids: Sequence[str]) -> None: ...
+    def delete_chunks(self, chunk_ids: Sequence[str]) -> None:
+        """Unknown ids are no error."""
+        ...
+
     def search_dense(
         self, vector: Vectors, limit: int, collection_ids: Sequence[str]
     ) -> list[ScoredChunk]:
