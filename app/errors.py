@@ -11,6 +11,7 @@ FolioError
 │   └── ParseLimitExceeded  it took too long or too much memory
 ├── Overloaded            a queue is full; carries `retry_after_s`
 └── Unavailable           something we depend on does not answer
+    ├── Starting              a part is still being loaded
     ├── StoreUnavailable      the vector store
     └── GeneratorUnavailable  the language model
 """
@@ -86,6 +87,12 @@ class Unavailable(FolioError):
     """Something that we depend on does not answer."""
 
     code = "unavailable"
+
+
+class Starting(Unavailable):
+    """A part is still being loaded; try again in a moment."""
+
+    code = "starting"
 
 
 class StoreUnavailable(Unavailable):

@@ -1,0 +1,141 @@
+"""What the appliance offers its faces: records at once, the heavy parts when they have loaded.
+
+It builds nothing and reads no settings: `wiring.py` hands it everything, and loads the heavy
+parts on a thread of its own, so that the server answers while models are being loaded.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from app.db.chats import ChatRepository
+from app.db.chunks import ChunkRepository
+from app.db.collections import CollectionRepository
+from app.db.documents import DocumentRepository
+from app.domain import Language
+from app.errors import FolioError, Starting
+from app.rag.document_processor import DocumentProcessor
+from app.rag.pipeline import AnswerPipeline
+from app.rag.protocols import Embedder, Generator, Retriever, VectorStore
+
+logger = logging.getLogger(__name__)
+Phase = Literal["starting", "ready", "failed"]
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the faces may let in."""
+
+    max_upload_bytes: int
+    upload_suffixes: tuple[str, ...]
+    max_concurrent_answers: int
+    max_queued_answers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The repositories: SQL, the truth; there from the first moment. Their calls block."""
+
+    documents: DocumentRepository
+    chunks: ChunkRepository
+    chats: ChatRepository
+    collections: CollectionRepository
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the start stands, in words for the user."""
+
+    phase: Phase
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One dependency: whether it works and what it says."""
+
+    name: str
+    is_ok: bool
+    detail: str
+
+
+@dataclass
+class Services:
+    """The one object that the faces see; each heavy part is None until it has loaded.
+
+    `load` fills the parts in and reports progress; `release` lets go of them within a number of
+    seconds. A replaced `pipeline` serves new questions; running answers keep the one they have.
+    """
+
+    records: Records
+    limits: Limits
+    load: Callable[["Services"], None]
+    release: Callable[["Services", float], None]
+    sample_questions: Callable[[], Mapping[Language, Sequence[str]]]
+    embedder: Embedder | None = None
+    store: VectorStore | None = None
+    processor: DocumentProcessor | None = None
+    retriever: Retriever | None = None
+    generator: Generator | None = None
+    pipeline: AnswerPipeline | None = None
+    progress: Progress = field(default_factory=lambda: Progress("starting", "starting"))
+    is_stopping: threading.Event = field(default_factory=threading.Event)
+    is_settled: threading.Event = field(default_factory=threading.Event)
+    _loader: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to load the heavy parts in the background; `is_settled` is set at the end."""
+        self._loader = threading.Thread(target=self._load, name="start-up", daemon=True)
+        self._loader.start()
+
+    def close(self, timeout_s: float) -> None:
+        """Stop the work and let go of everything, within about `timeout_s` seconds."""
+        self.is_stopping.set()
+        if self._loader:
+            self._loader.join(timeout_s / 2)
+        self.release(self, timeout_s / 2)
+
+    def report(self, phase: Phase, detail: str) -> None:
+        """Say where the start stands."""
+        self.progress = Progress(phase, detail)
+        logger.info("start phase=%s detail=%r", phase, detail)
+
+    def require(self, part: Part | None) -> Part:
+        """The part, or Starting with what is being waited for."""
+        if part is None:
+            raise Starting(f"still starting: {self.progress.detail}")
+        return part
+
+    def checks(self) -> list[Check]:
+        """Ask each dependency whether it works. Blocks."""
+        return [
+            _check("database", lambda: f"{self.records.documents.counts().num_documents} documents"),
+            _check("embedder", lambda: self.require(self.embedder).name),
+            _check("vector store", lambda: self.require(self.store).check()),
+            _check("generator", lambda: self.require(self.generator).info.model),
+        ]
+
+    def _load(self) -> None:
+        try:
+            self.load(self)
+        except FolioError as error:
+            logger.error("start failed code=%s reason=%s", error.code, error)
+            self.report("failed", str(error))
+        except Exception as error:  # noqa: BLE001 - a border: the server must live to say why
+            logger.exception("start failed")
+            self.report("failed", f"{type(error).__name__}: {error}")
+        finally:
+            self.is_settled.set()
+
+
+def _check(name: str, ask: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, ask())
+    except FolioError as error:
+        return Check(name, False, str(error))
+    except Exception as error:
+        logger.exception("check failed name=%s", name)
+        return Check(name, False, f"{type(error).__name__}: {error}")
