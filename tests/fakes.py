@@ -110,7 +110,8 @@ class FakeEmbedder:
         for row, text in enumerate(texts):
             for word in words_of(text) or [""]:
                 vectors[row, zlib.crc32(word.encode()) % self.dimension] += 1.0
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         return self.embed_documents(texts)
@@ -128,6 +129,10 @@ class FakeVectorStore:
     def delete_documents(self, document_ids: Sequence[str]) -> None:
         gone = set(document_ids)
         self.chunks = {id: c for id, c in self.chunks.items() if c.document_id not in gone}
+
+    def delete_chunks(self, chunk_ids: Sequence[str]) -> None:
+        for id in chunk_ids:
+            self.chunks.pop(id, None)
 
     def search_dense(
         self, vector: Vectors, limit: int, collection_ids: Sequence[str]
