@@ -83,7 +83,7 @@ class ParsedDocument:
     title: str
     blocks: tuple[Block, ...]
     num_pages: int | None = None
-    metadata: Mapping[str, str] = NO_METADATA
+    metadata: Mapping[str, str] = field(default_factory=lambda: NO_METADATA)
 
 
 @dataclass(frozen=True, slots=True)
