@@ -1,1 +1,1 @@
-"""SQL, the truth of the appliance: documents, chunks, jobs, chats and feedback."""
+"""SQL, the truth: documents, chunks, jobs and chats. It knows no parser, no model and no HTTP."""

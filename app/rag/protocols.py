@@ -43,6 +43,26 @@ class ScoredChunk:
     score: float
 
 
+@dataclass(frozen=True, slots=True)
+class IndexedChunk:
+    """A chunk on its way into SQL, with the terms that count in the document frequencies."""
+
+    chunk: Chunk
+    term_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StaleVectors:
+    """Chunk ids of one document that may lie in the vector store and belong to nothing.
+
+    `job_id` is the document's job at the time of reading; None where the document is gone.
+    """
+
+    document_id: str
+    job_id: str | None
+    chunk_ids: tuple[str, ...]
+
+
 class Parser(Protocol):
     """Reads a file into text and structure."""
 

@@ -1,0 +1,300 @@
+"""Documents: what the library shows, and the transactions that add, re-queue and delete them."""
+
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.db.chunks import remove_chunks
+from app.db.jobs import ACTIVE, PENDING, queue_job
+from app.db.models import CollectionRow, DocumentRow, DocumentTextRow, JobRow
+from app.db.session import Database, like, new_id, utc_now
+from app.domain import (
+    AddResult,
+    Document,
+    DocumentCounts,
+    DocumentStatus,
+    IncomingFile,
+    JobStage,
+)
+from app.errors import NotFound
+
+StatusFilter = Literal["ready", "pending", "failed"]
+STATUS_OF = {
+    JobStage.QUEUED: DocumentStatus.QUEUED,
+    **dict.fromkeys(ACTIVE, DocumentStatus.PROCESSING),
+    JobStage.DONE: DocumentStatus.READY,
+    JobStage.FAILED: DocumentStatus.FAILED,
+    JobStage.CANCELLED: DocumentStatus.FAILED,
+}
+STAGES_OF: dict[StatusFilter, tuple[JobStage, ...]] = {
+    "ready": (JobStage.DONE,),
+    "pending": PENDING,
+    "failed": (JobStage.FAILED, JobStage.CANCELLED),
+}
+
+
+class DocumentRepository:
+    """Each document has one job row, its latest; the document's status is that job's stage."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, document_id: str) -> Document:
+        """Raise NotFound for an unknown id."""
+        statement = with_job().where(DocumentRow.id == document_id)
+        with self._database.snapshot() as session:
+            row = session.execute(statement).one_or_none()
+        if row is None:
+            raise NotFound(f"there is no document {document_id}")
+        return document_of(*row)
+
+    def text(self, document_id: str) -> str:
+        """The text that chunk offsets refer to; NotFound until the document was ready once."""
+        with self._database.snapshot() as session:
+            row = session.get(DocumentTextRow, document_id)
+        if row is None:
+            raise NotFound(f"document {document_id} has no text yet")
+        return row.text
+
+    def served_hash(self, document_id: str) -> str:
+        """The content hash of the file whose chunks are searched; before that, of the newest."""
+        with self._database.snapshot() as session:
+            row = session.get(DocumentRow, document_id)
+        if row is None:
+            raise NotFound(f"there is no document {document_id}")
+        return row.indexed_hash or row.content_hash
+
+    def unused_hashes(self, content_hashes: set[str]) -> set[str]:
+        """Those that no document refers to."""
+        columns = (DocumentRow.content_hash, DocumentRow.indexed_hash)
+        with self._database.snapshot() as session:
+            used = {
+                value
+                for column in columns
+                for value in session.scalars(select(column).where(column.in_(content_hashes)))
+            }
+        return content_hashes - used
+
+    def counts(self, collection_id: str | None = None) -> DocumentCounts:
+        """The library, or one collection of it, in numbers."""
+        conditions = matching(collection_id, None, None)
+        statement = (
+            select(JobRow.stage, func.count(), func.sum(DocumentRow.num_chunks))
+            .join(DocumentRow, JobRow.document_id == DocumentRow.id)
+            .where(*conditions)
+            .group_by(JobRow.stage)
+        )
+        with self._database.snapshot() as session:
+            rows = session.execute(statement).all()
+        per_status = {
+            status: sum(num for stage, num, _ in rows if stage in stages)
+            for status, stages in STAGES_OF.items()
+        }
+        return DocumentCounts(
+            num_documents=sum(per_status.values()),
+            num_ready=per_status["ready"],
+            num_pending=per_status["pending"],
+            num_failed=per_status["failed"],
+            num_chunks=sum(num_chunks for _, _, num_chunks in rows),
+        )
+
+    def sample_titles(self, limit: int) -> list[str]:
+        """Titles of ready documents, the newest first, for sample questions."""
+        statement = (
+            select(DocumentRow.title)
+            .join(JobRow, JobRow.document_id == DocumentRow.id)
+            .where(JobRow.stage == JobStage.DONE, DocumentRow.title != "")
+            .order_by(DocumentRow.created_at.desc())
+            .limit(limit)
+        )
+        with self._database.snapshot() as session:
+            return [*session.scalars(statement)]
+
+    def ids(self, collection_id: str) -> tuple[str, ...]:
+        """All documents of a collection."""
+        statement = select(DocumentRow.id).where(DocumentRow.collection_id == collection_id)
+        with self._database.snapshot() as session:
+            return tuple(session.scalars(statement))
+
+    def ready_ids(self) -> tuple[str, ...]:
+        """All documents that are ready."""
+        statement = select(JobRow.document_id).where(JobRow.stage == JobStage.DONE)
+        with self._database.snapshot() as session:
+            return tuple(session.scalars(statement))
+
+    def add(self, file: IncomingFile) -> AddResult:
+        """Add or update by identity, with the job row, in one transaction.
+
+        Equal bytes are "unchanged", unless the last try failed: then it is queued again.
+        """
+        try:
+            return self._add(file)
+        except IntegrityError:  # another process added the same identity since we looked
+            return self._add(file)
+
+    def _add(self, file: IncomingFile) -> AddResult:
+        with self._database.session() as session:
+            if session.get(CollectionRow, file.collection_id) is None:
+                raise NotFound(f"there is no collection {file.collection_id}")
+            row = session.scalar(same_identity(file))
+            if row is None:
+                row = new_row(file)
+                session.add(row)
+                return AddResult(queue(session, row), "added")
+            job = job_of(session, row.id)
+            if row.content_hash == file.content_hash and job.stage not in STAGES_OF["failed"]:
+                return AddResult(document_of(row, job), "unchanged")
+            row.content_hash = file.content_hash
+            row.num_bytes = file.num_bytes
+            row.name, row.media_type = file.name, file.media_type
+            return AddResult(queue(session, row), "changed")
+
+    def requeue(self, document_id: str) -> Document:
+        """Queue a document again, unless it is queued or being worked on already."""
+        with self._database.session() as session:
+            row, job = lock_document(session, document_id)
+            if job.stage in PENDING:
+                return document_of(row, job)
+            return queue(session, row)
+
+    def delete(self, document_id: str) -> set[str]:
+        """Remove a document and all that belongs to it; returns the hashes of its files.
+
+        Its chunk ids are noted as stale, so that their vectors go even after a crash.
+        """
+        with self._database.session() as session:
+            row, _ = lock_document(session, document_id)
+            remove_chunks(session, document_id)
+            session.delete(row)
+            return {row.content_hash, *([row.indexed_hash] if row.indexed_hash else [])}
+
+    def list(
+        self,
+        collection_id: str | None = None,
+        status: StatusFilter | None = None,
+        query: str | None = None,
+        page: int = 1,
+        page_size: int = 50,
+    ) -> tuple[list[Document], int]:
+        """One page, the newest first, and the number of all that match; pages start at 1."""
+        conditions = matching(collection_id, status, query)
+        statement = (
+            with_job()
+            .where(*conditions)
+            .order_by(DocumentRow.created_at.desc(), DocumentRow.id)
+            .offset((page - 1) * page_size)
+            .limit(page_size)
+        )
+        num_matching = (
+            select(func.count(DocumentRow.id))
+            .join(JobRow, JobRow.document_id == DocumentRow.id)
+            .where(*conditions)
+        )
+        with self._database.snapshot() as session:
+            rows = session.execute(statement).all()
+            total = session.scalar(num_matching) or 0
+        return [document_of(*row) for row in rows], total
+
+
+def with_job() -> Select[DocumentRow, JobRow]:
+    """Documents with their latest job."""
+    return select(DocumentRow, JobRow).join(JobRow, JobRow.document_id == DocumentRow.id)
+
+
+def matching(
+    collection_id: str | None, status: StatusFilter | None, query: str | None
+) -> list[ColumnElement[bool]]:
+    """The conditions of a filter; `query` is looked for in name, title and path."""
+    conditions: list[ColumnElement[bool]] = []
+    if collection_id is not None:
+        conditions.append(DocumentRow.collection_id == collection_id)
+    if status is not None:
+        conditions.append(JobRow.stage.in_(STAGES_OF[status]))
+    if query:
+        columns = (DocumentRow.name, DocumentRow.title, DocumentRow.path)
+        conditions.append(or_(*(column.ilike(like(query), escape="\\") for column in columns)))
+    return conditions
+
+
+def same_identity(file: IncomingFile) -> Select[Any]:  # Any: SQLAlchemy's tuple of the row
+    """The document of this collection, source and path, locked."""
+    return (
+        select(DocumentRow)
+        .where(
+            DocumentRow.collection_id == file.collection_id,
+            DocumentRow.source == file.source,
+            DocumentRow.path == file.path,
+        )
+        .with_for_update()
+    )
+
+
+def new_row(file: IncomingFile) -> DocumentRow:
+    """The row of a document that was never indexed."""
+    now = utc_now()
+    return DocumentRow(
+        id=new_id(),
+        collection_id=file.collection_id,
+        source=file.source,
+        path=file.path,
+        name=file.name,
+        media_type=file.media_type,
+        content_hash=file.content_hash,
+        indexed_hash=None,
+        num_bytes=file.num_bytes,
+        title="",
+        num_pages=None,
+        num_chunks=0,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def queue(session: Session, row: DocumentRow) -> Document:
+    """Give a document a new job."""
+    row.updated_at = utc_now()
+    session.flush()  # the document before its job: a foreign key
+    return document_of(row, queue_job(session, row.id, row.updated_at))
+
+
+def job_of(session: Session, document_id: str) -> JobRow:
+    """The job of a document that exists."""
+    return session.scalars(select(JobRow).where(JobRow.document_id == document_id)).one()
+
+
+def lock_document(session: Session, document_id: str) -> tuple[DocumentRow, JobRow]:
+    """The document and its job, whose worker can write nothing until we commit.
+
+    Raise NotFound for an unknown id.
+    """
+    statement = with_job().where(DocumentRow.id == document_id)
+    row = session.execute(statement.with_for_update(of=JobRow)).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no document {document_id}")
+    return row[0], row[1]
+
+
+def document_of(row: DocumentRow, job: JobRow) -> Document:
+    """The domain's view of a document and its latest job."""
+    stage = JobStage(job.stage)
+    return Document(
+        id=row.id,
+        collection_id=row.collection_id,
+        source=row.source,
+        path=row.path,
+        name=row.name,
+        media_type=row.media_type,
+        content_hash=row.content_hash,
+        num_bytes=row.num_bytes,
+        status=STATUS_OF[stage],
+        stage=stage,
+        progress=job.progress,
+        error=job.reason,
+        title=row.title or row.name,
+        num_pages=row.num_pages,
+        num_chunks=row.num_chunks,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )

@@ -1,0 +1,182 @@
+"""The tables. SQLite and Postgres read the same schema; `migrations/` creates it."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime in UTC, also on SQLite, which stores no time zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        assert value is None or value.tzinfo is not None, "times must be aware"
+        return value and value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+class Base(DeclarativeBase):
+    """Constraint names are fixed so that migrations can name them on every database."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime}  # noqa: RUF012 - SQLAlchemy reads it so
+
+
+class CollectionRow(Base):
+    """A knowledge base."""
+
+    __tablename__ = "collections"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime]
+
+
+class DocumentRow(Base):
+    """`content_hash` is the newest file; `indexed_hash` the one whose chunks are searched."""
+
+    __tablename__ = "documents"
+    __table_args__ = (UniqueConstraint("collection_id", "source", "path"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    collection_id: Mapped[str] = mapped_column(ForeignKey("collections.id"))
+    source: Mapped[str]
+    path: Mapped[str]
+    name: Mapped[str]
+    media_type: Mapped[str]
+    content_hash: Mapped[str] = mapped_column(index=True)
+    indexed_hash: Mapped[str | None] = mapped_column(index=True)
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+    title: Mapped[str]
+    num_pages: Mapped[int | None]
+    num_chunks: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    updated_at: Mapped[datetime]
+
+
+class DocumentTextRow(Base):
+    """The text that chunk offsets refer to; apart from `documents` so that lists stay light."""
+
+    __tablename__ = "document_texts"
+
+    document_id: Mapped[str] = mapped_column(
+        ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True
+    )
+    text: Mapped[str]
+
+
+class JobRow(Base):
+    """The latest job of a document: exactly one row each, so its stage is the document's."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index(None, "stage", "attempts", "queued_at"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    document_id: Mapped[str] = mapped_column(
+        ForeignKey("documents.id", ondelete="CASCADE"), unique=True
+    )
+    stage: Mapped[str]
+    progress: Mapped[float] = mapped_column(Float)
+    attempts: Mapped[int]
+    reason: Mapped[str | None]
+    queued_at: Mapped[datetime]
+    not_before: Mapped[datetime]
+    lease_until: Mapped[datetime | None]
+    heartbeat_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class ChunkRow(Base):
+    """`term_ids` are the chunk's lexical terms as packed little-endian uint32."""
+
+    __tablename__ = "chunks"
+    __table_args__ = (UniqueConstraint("document_id", "position"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    document_id: Mapped[str] = mapped_column(ForeignKey("documents.id", ondelete="CASCADE"))
+    position: Mapped[int]
+    start: Mapped[int]
+    end: Mapped[int]
+    text: Mapped[str]
+    heading_path: Mapped[list[str]] = mapped_column(JSON)
+    num_tokens: Mapped[int]
+    page: Mapped[int | None]
+    boxes: Mapped[list[list[float]]] = mapped_column(JSON)
+    term_ids: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class TermRow(Base):
+    """In how many chunks a term occurs; always exactly what `chunks.term_ids` says."""
+
+    __tablename__ = "terms"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    num_chunks: Mapped[int]
+
+
+class StaleVectorRow(Base):
+    """A chunk id whose vector may lie in the store without a row in `chunks`."""
+
+    __tablename__ = "stale_vectors"
+
+    chunk_id: Mapped[str] = mapped_column(primary_key=True)
+    document_id: Mapped[str] = mapped_column(index=True)
+
+
+class ChatRow(Base):
+    """A conversation; its messages are ordered by `position`."""
+
+    __tablename__ = "chats"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    title: Mapped[str]
+    collection_ids: Mapped[list[str]] = mapped_column(JSON)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class MessageRow(Base):
+    """`answer` is a JSON snapshot of sources, citations, generator, timings and usage."""
+
+    __tablename__ = "messages"
+    __table_args__ = (UniqueConstraint("chat_id", "position"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    chat_id: Mapped[str] = mapped_column(ForeignKey("chats.id", ondelete="CASCADE"))
+    position: Mapped[int]
+    role: Mapped[str]
+    content: Mapped[str]
+    state: Mapped[str] = mapped_column(index=True)
+    run_id: Mapped[str | None] = mapped_column(index=True)
+    answer: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # Any: JSON has no closed type
+    error: Mapped[str | None]
+    feedback: Mapped[int]
+    feedback_comment: Mapped[str]
+    created_at: Mapped[datetime]

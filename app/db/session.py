@@ -1,0 +1,143 @@
+"""Database: the engine, its transactions and its migrations. SQLite by default, Postgres by URL."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from app.errors import Unavailable
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_TIMEOUT_S = 30
+MIGRATION_LOCK = 0x464F4C49  # any number, the same in every process
+
+
+class Database:
+    """Hands out sessions, each of which is one transaction. Safe from several threads."""
+
+    def __init__(self, url: str) -> None:
+        self.url = make_url(url)
+        if self.url.drivername in ("postgresql", "postgres"):
+            self.url = self.url.set(drivername="postgresql+psycopg")
+        self._engine = make_engine(self.url.render_as_string(hide_password=False))
+        self._reader = self._engine.execution_options(folio_read_only=True)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """True where one process at a time owns the data."""
+        return self.url.get_backend_name() == "sqlite"
+
+    def migrate(self) -> None:
+        """Bring the schema to the newest version; safe when several processes start at once."""
+        if self.is_sqlite and self.url.database:
+            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+        with foreign_errors(), self._engine.begin() as connection:
+            if not self.is_sqlite:
+                connection.execute(
+                    text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK}
+                )
+            command.upgrade(migration_config(connection), "head")
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A transaction that writes: committed at the end, rolled back on an exception."""
+        with (
+            foreign_errors(),
+            Session(self._engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """A transaction that only reads; on SQLite it neither waits for writers nor stops them."""
+        with (
+            foreign_errors(),
+            Session(self._reader, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
+
+    def check(self) -> str:
+        """A real query; returns what answered."""
+        with self.snapshot() as session:
+            session.execute(text("SELECT count(*) FROM collections"))
+        return str(self.url.get_backend_name())
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+
+def migration_config(connection: Connection) -> Config:
+    """Alembic's configuration in memory: the migrations travel inside the package."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def utc_now() -> datetime:
+    """The clock of the tables."""
+    return datetime.now(UTC)
+
+
+def new_id() -> str:
+    """A random id: uuid4 in hex."""
+    return uuid4().hex
+
+
+def like(query: str) -> str:
+    """A LIKE pattern, escaped by a backslash, for text that contains `query`."""
+    escaped = query.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"
+
+
+@contextmanager
+def foreign_errors() -> Iterator[None]:
+    """Turn a database that does not answer into our error."""
+    try:
+        yield
+    except OperationalError as error:
+        raise Unavailable(f"the database does not answer: {error.orig}") from error
+
+
+def make_engine(url: str) -> Engine:
+    """An engine with SQLite's transactions put right: see `begin`."""
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True)
+    engine = create_engine(
+        url, pool_size=10, max_overflow=50, connect_args={"timeout": BUSY_TIMEOUT_S}
+    )
+    event.listen(engine, "connect", configure_sqlite)
+    event.listen(engine, "begin", begin)
+    return engine
+
+
+def configure_sqlite(connection: Any, _record: object) -> None:  # Any: the DBAPI is untyped
+    """Set what each new connection needs.
+
+    WAL: readers and the writer do not stop each other. FULL: a commit survives a power cut.
+    isolation_level None: the driver starts no transaction by itself, see `begin`.
+    """
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def begin(connection: Connection) -> None:
+    """Take the write lock at the start of a writing transaction.
+
+    A deferred transaction that reads and then writes fails at once, without the busy timeout,
+    when another wrote in between.
+    """
+    read_only = connection.get_execution_options().get("folio_read_only")
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
