@@ -1,0 +1,196 @@
+"""PDF: text in reading order with pages and boxes, tables as rows, OCR of pages without text."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pypdf
+import pypdfium2 as pdfium
+import pypdfium2.raw as raw
+from pypdf.errors import PyPdfError
+
+from app.domain import BlockKind, Box, ParsedDocument
+from app.errors import ParseFailed
+from app.rag.parsers import ocr
+from app.rag.parsers.builder import DocumentBuilder, clean, file_title, one_line
+from app.rag.parsers.pdf_layout import (
+    LayoutBlock,
+    Rect,
+    block_text,
+    group,
+    in_reading_order,
+    vocabulary,
+    without_running_lines,
+)
+from app.rag.parsers.pdf_text import PageText, read_page
+from app.rag.parsers.text import add_plain_text
+
+MAX_PAGES = 20_000
+MIN_PAGE_CHARS = 8  # a page with fewer is a picture with a page number
+OCR_PIXELS = 2000  # on the longer side: about 170 dpi of A4
+MAX_OCR_SCALE = 4.0
+MAX_TOC_ENTRIES = 5000
+_BOOKKEEPING_TITLE = re.compile(r"untitled|microsoft \w+ - |.*\.\w{2,5}$|^\W*$", re.IGNORECASE)
+
+
+def parse(path: Path, name: str) -> ParsedDocument:
+    """Read a PDF; a damaged one as far as it can be repaired."""
+    try:
+        pdf = pdfium.PdfDocument(path)
+        num_pages = len(pdf)
+    except pdfium.PdfiumError as error:
+        if getattr(error, "err_code", None) in (raw.FPDF_ERR_PASSWORD, raw.FPDF_ERR_SECURITY):
+            raise _protected(name) from error
+        return _parse_damaged(path, name)
+    if num_pages > MAX_PAGES:
+        raise ParseFailed(f"“{name}” has {num_pages:,} pages, {MAX_PAGES:,} is the most: split it")
+    try:
+        return _parse_pages(pdf, name) if num_pages else _parse_damaged(path, name)
+    finally:
+        pdf.close()
+
+
+def _parse_pages(pdf: pdfium.PdfDocument, name: str) -> ParsedDocument:
+    num_pages = len(pdf)
+    pages: list[PageText] = []
+    num_broken = 0
+    for number in range(1, num_pages + 1):
+        try:
+            page = pdf[number - 1]
+        except pdfium.PdfiumError:
+            num_broken += 1
+            pages.append(PageText([], 1, 1))
+            continue
+        pages.append(_read_page_or_scan(page, number))
+        page.close()
+    ordered = [in_reading_order(page.lines) for page in pages]
+    words = vocabulary(ordered)
+    blocks = group(without_running_lines(ordered, [page.height for page in pages]))
+    _mark_outline(blocks, _outline(pdf))
+    builder = DocumentBuilder()
+    for block in blocks:
+        boxes = [_box(line.rect, block.page, pages[block.page - 1]) for line in block.lines]
+        _add(builder, block, boxes, words)
+    if builder.is_empty:
+        raise ParseFailed(_no_text(name, num_pages, num_broken))
+    title = _title(pdf.get_metadata_dict(skip_empty=True)) or builder.first_heading()
+    metadata = {"num_unreadable_pages": str(num_broken)} if num_broken else {}
+    return builder.build(title or file_title(name), num_pages=num_pages, metadata=metadata)
+
+
+def _read_page_or_scan(page: pdfium.PdfPage, number: int) -> PageText:
+    """The text of a page, or, where it is a picture, what OCR reads on it."""
+    text = read_page(page, number)
+    if sum(len(line.text) for line in text.lines) >= MIN_PAGE_CHARS or any(
+        line.rows for line in text.lines
+    ):
+        return text
+    has_picture = next(page.get_objects([raw.FPDF_PAGEOBJ_IMAGE, raw.FPDF_PAGEOBJ_PATH]), None)
+    if has_picture is None or not ocr.is_available():
+        return text
+    scale = min(OCR_PIXELS / max(text.width, text.height, 1), MAX_OCR_SCALE)
+    image = page.render(scale=scale).to_pil()
+    scanned = ocr.read_lines(image, number, text.width, text.height)
+    return PageText(scanned or text.lines, text.width, text.height)
+
+
+def _add(
+    builder: DocumentBuilder, block: LayoutBlock, boxes: Sequence[Box], words: frozenset[str]
+) -> None:
+    if block.kind is BlockKind.TABLE:
+        builder.table(block.rows, page=block.page, boxes=boxes)
+        return
+    text = block_text(block, words)
+    builder.add(block.kind, text, level=block.level, page=block.page, boxes=boxes)
+
+
+def _box(rect: Rect, number: int, page: PageText) -> Box:
+    def fraction(value: float, whole: float) -> float:
+        return round(min(max(value / max(whole, 1), 0.0), 1.0), 4)
+
+    return Box(
+        number,
+        fraction(rect.left, page.width),
+        fraction(rect.top, page.height),
+        fraction(rect.right, page.width),
+        fraction(rect.bottom, page.height),
+    )
+
+
+def _outline(pdf: pdfium.PdfDocument) -> Mapping[tuple[int, str], int]:
+    """The bookmarks of a document: (page, normalised title) to level, from 1."""
+    levels: dict[tuple[int, str], int] = {}
+    try:
+        for number, bookmark in enumerate(pdf.get_toc(max_depth=6)):
+            destination = bookmark.get_dest()
+            index = destination.get_index() if destination else None
+            if index is not None:
+                levels[index + 1, _normalised(bookmark.get_title())] = bookmark.level + 1
+            if number >= MAX_TOC_ENTRIES:
+                break
+    except (pdfium.PdfiumError, UnicodeError, ValueError):
+        return levels  # a broken outline says nothing against the text
+    return levels
+
+
+def _mark_outline(blocks: list[LayoutBlock], levels: Mapping[tuple[int, str], int]) -> None:
+    """What the document's own outline names is a heading, at the outline's level."""
+    for block in blocks if levels else []:
+        if block.kind in (BlockKind.TABLE, BlockKind.CAPTION) or len(block.lines) > 3:
+            continue
+        text = _normalised(block_text(block))
+        numberless = re.sub(r"^[\divx.]+", "", text)
+        level = levels.get((block.page, text)) or levels.get((block.page, numberless))
+        if level and text:
+            block.kind, block.level = BlockKind.HEADING, min(level, 6)
+
+
+def _normalised(text: str) -> str:
+    return re.sub(r"\W+", "", text).lower()
+
+
+def _title(metadata: Mapping[str, str]) -> str:
+    """The title in the metadata, unless a program made it up."""
+    title = one_line(metadata.get("Title", ""))
+    return "" if _BOOKKEEPING_TITLE.match(title) else title
+
+
+def _parse_damaged(path: Path, name: str) -> ParsedDocument:
+    """What pypdf can still find in a file that pdfium refuses: text without places."""
+    builder = DocumentBuilder()
+    try:
+        reader = pypdf.PdfReader(path)
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise _protected(name)
+        for number, page in enumerate(reader.pages, start=1):
+            add_plain_text(builder, page.extract_text() or "", page=number)
+        num_pages = len(reader.pages)
+    # pypdf on damaged files raises whatever its internals run into.
+    except (
+        PyPdfError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+    ) as error:
+        reason = clean(str(error))[:200] or type(error).__name__
+        raise ParseFailed(f"“{name}” is damaged and cannot be repaired ({reason})") from error
+    if builder.is_empty:
+        raise ParseFailed(_no_text(name, num_pages, 0))
+    return builder.build(builder.first_heading() or file_title(name), num_pages=num_pages)
+
+
+def _protected(name: str) -> ParseFailed:
+    return ParseFailed(
+        f"“{name}” is protected by a password: save a copy without the password and add that"
+    )
+
+
+def _no_text(name: str, num_pages: int, num_broken: int) -> str:
+    if num_broken == num_pages:
+        return f"“{name}” is damaged: none of its {num_pages} pages can be read"
+    if not ocr.is_available():
+        return f"“{name}” has no text, it is a scan: install rapidocr and onnxruntime to read scans"
+    return f"“{name}” has no text, and OCR found none on its {num_pages} pages"

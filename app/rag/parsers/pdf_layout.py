@@ -1,0 +1,375 @@
+"""From characters with boxes to lines, reading order and blocks: the geometry of a page.
+
+It knows no PDF library: the same code serves text that was read and text that OCR found.
+Coordinates are points on the page as it is displayed, origin top left, y growing downwards.
+"""
+
+import re
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+from app.domain import BlockKind
+from app.rag.parsers.text import LIST_ITEM
+
+WIDE_GAP = 1.5  # in font sizes: more than a justified space, less than a gutter
+HEADING_SCALE = 1.12
+MAX_HEADING_CHARS = 200
+MAX_BOLD_HEADING_CHARS = 100
+MIN_COLUMN_CHARS = 18
+_SENTENCE_END = (".", "。", "!", "?", "！", "？", ":", "：", ";", "；", "”", ")")
+_NOT_HEADING_END = (".", "。", ",", "，", ";", "；", "、")
+_CAPTION = re.compile(r"(?:figure|fig\.|table|图|表|图表)\s*\d+", re.IGNORECASE)
+_CJK_END = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\u3000-\u303f]$")
+_CJK_START = re.compile(r"^[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\u3000-\u303f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Rect:
+    """A rectangle in points; top < bottom."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def union(self, other: "Rect") -> "Rect":
+        return Rect(
+            min(self.left, other.left),
+            min(self.top, other.top),
+            max(self.right, other.right),
+            max(self.bottom, other.bottom),
+        )
+
+    def contains(self, x: float, y: float) -> bool:
+        return self.left <= x <= self.right and self.top <= y <= self.bottom
+
+    @property
+    def height(self) -> float:
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> float:
+        return self.right - self.left
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Text of a line without a wide gap inside."""
+
+    text: str
+    rect: Rect
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of text, or a whole table (`rows`), on one page."""
+
+    page: int
+    segments: tuple[Segment, ...]
+    rect: Rect
+    size: float
+    is_bold: bool = False
+    is_hyphenated: bool = False
+    rows: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def text(self) -> str:
+        return " ".join(segment.text for segment in self.segments)
+
+
+@dataclass(slots=True)
+class LayoutBlock:
+    """Lines that belong together."""
+
+    lines: list[Line]
+    kind: BlockKind = BlockKind.PARAGRAPH
+    level: int = 0
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+
+    @property
+    def page(self) -> int:
+        return self.lines[0].page
+
+
+def make_line(page: int, segments: Sequence[Segment], size: float) -> Line:
+    """A line from its segments, one or more."""
+    rect = segments[0].rect
+    for segment in segments[1:]:
+        rect = rect.union(segment.rect)
+    return Line(page, tuple(segments), rect, size)
+
+
+def in_reading_order(lines: list[Line]) -> list[Line]:
+    """The order of the content stream where it reads well, else that of the layout."""
+    if _has_split_columns(lines):
+        atoms = [replace(line, segments=(s,), rect=s.rect) for line in lines for s in line.segments]
+        return _xy_cut(atoms, 0)
+    return _xy_cut(lines, 0) if _is_scattered(lines) else lines
+
+
+def _is_scattered(lines: list[Line]) -> bool:
+    """Whether the stream jumps up again and again without moving to a column on the right."""
+    jumps = 0
+    for before, line in pairwise(lines):
+        is_up = line.rect.bottom < before.rect.top - 0.2 * before.size
+        is_right = line.rect.left > before.rect.left + before.size
+        jumps += is_up and not is_right
+    return jumps > max(2, 0.12 * len(lines))
+
+
+def _has_split_columns(lines: list[Line]) -> bool:
+    """Whether the stream runs across the gutter: long texts side by side in most lines."""
+    if len(lines) < 6:
+        return False
+    side_by_side = [line for line in lines if len(line.segments) == 2]
+    is_prose = [
+        line for line in side_by_side if min(len(s.text) for s in line.segments) >= MIN_COLUMN_CHARS
+    ]
+    if len(is_prose) < 0.5 * len(lines):
+        return False
+    starts = Counter(round(line.segments[1].rect.left / 5) for line in is_prose)
+    return starts.most_common(1)[0][1] >= 0.6 * len(is_prose)
+
+
+def _xy_cut(lines: list[Line], depth: int) -> list[Line]:
+    """Order lines by cutting the page at its gutters, then at its widest horizontal gaps."""
+    if len(lines) < 2:
+        return lines
+    if depth < 30:
+        columns = _cut_columns(lines)
+        if len(columns) < 2:
+            columns = _cut_bands(lines)
+        if len(columns) > 1:
+            return [line for part in columns for line in _xy_cut(part, depth + 1)]
+    return sorted(
+        lines, key=lambda line: (round(line.rect.top / max(line.size, 1)), line.rect.left)
+    )
+
+
+def _cut_columns(lines: list[Line]) -> list[list[Line]]:
+    """Left and right of the widest gutter, if both sides are columns of prose."""
+    size = statistics.median(line.size for line in lines)
+    best_gap, cut, reach = size, None, float("-inf")
+    for line in sorted(lines, key=lambda line: line.rect.left):
+        if reach > float("-inf") and line.rect.left - reach > best_gap:
+            best_gap, cut = line.rect.left - reach, line.rect.left
+        reach = max(reach, line.rect.right)
+    if cut is None:
+        return [lines]
+    sides = [
+        [line for line in lines if line.rect.left < cut],
+        [line for line in lines if line.rect.left >= cut],
+    ]
+    is_prose = all(
+        statistics.median(len(line.text) for line in side) >= MIN_COLUMN_CHARS for side in sides
+    )
+    return sides if is_prose and min(len(side) for side in sides) > 2 else [lines]
+
+
+def _cut_bands(lines: list[Line]) -> list[list[Line]]:
+    """Above and below the widest empty band."""
+    ordered = sorted(lines, key=lambda line: line.rect.top)
+    best_gap, cut, reach = 0.0, 0, ordered[0].rect.bottom
+    for index, line in enumerate(ordered[1:], start=1):
+        if line.rect.top - reach > best_gap:
+            best_gap, cut = line.rect.top - reach, index
+        reach = max(reach, line.rect.bottom)
+    return [ordered[:cut], ordered[cut:]] if cut else [lines]
+
+
+def without_running_lines(pages: list[list[Line]], heights: Sequence[float]) -> list[list[Line]]:
+    """Drop headers and footers that repeat from page to page, but for their first time."""
+    if len(pages) < 4:
+        return pages
+    seen: Counter[str] = Counter()
+    for lines, height in zip(pages, heights, strict=True):
+        seen.update({_running_key(line) for line in lines if _is_marginal(line, height)})
+    kept: list[list[Line]] = []
+    said: set[str] = set()
+    for lines, height in zip(pages, heights, strict=True):
+        page: list[Line] = []
+        for line in lines:
+            key = _running_key(line)
+            is_running = _is_marginal(line, height) and seen[key] >= max(4, 0.5 * len(pages))
+            if not is_running or (key not in said and key.strip("#- ")):
+                page.append(line)
+            said.add(key)
+        kept.append(page)
+    return kept
+
+
+def _running_key(line: Line) -> str:
+    return re.sub(r"\d+", "#", line.text.strip())
+
+
+def _is_marginal(line: Line, height: float) -> bool:
+    return not line.rows and (line.rect.bottom < 0.09 * height or line.rect.top > 0.91 * height)
+
+
+def group(pages: list[list[Line]]) -> list[LayoutBlock]:
+    """Join lines into paragraphs, list items, headings and tables."""
+    blocks: list[LayoutBlock] = []
+    for lines in pages:
+        blocks += _group_page(lines)
+    _mark_headings(blocks)
+    return blocks
+
+
+def _group_page(lines: list[Line]) -> list[LayoutBlock]:
+    blocks: list[LayoutBlock] = []
+    index = 0
+    while index < len(lines):
+        num_rows = _num_table_lines(lines, index)
+        if lines[index].rows:
+            blocks.append(
+                LayoutBlock([lines[index]], BlockKind.TABLE, rows=list(lines[index].rows))
+            )
+        elif num_rows:
+            part = lines[index : index + num_rows]
+            rows = [tuple(segment.text for segment in line.segments) for line in part]
+            blocks.append(LayoutBlock(part, BlockKind.TABLE, rows=rows))
+        elif (
+            blocks
+            and blocks[-1].kind is not BlockKind.TABLE
+            and _continues(blocks[-1], lines[index])
+        ):
+            blocks[-1].lines.append(lines[index])
+        else:
+            blocks.append(LayoutBlock([lines[index]], _first_kind(lines[index])))
+        index += num_rows or 1
+    return blocks
+
+
+def _num_table_lines(lines: list[Line], start: int) -> int:
+    """How many lines from here are rows of a table without rulings: cells under cells."""
+    end = start
+    while end < len(lines) and len(lines[end].segments) > 1 and not lines[end].rows:
+        if end > start and not _is_next_row(lines[end - 1], lines[end]):
+            break
+        end += 1
+    return end - start if end - start >= 3 else 0
+
+
+def _is_next_row(above: Line, below: Line) -> bool:
+    gap = below.rect.top - above.rect.bottom
+    is_near = -0.5 * above.size < gap < 2.5 * above.size
+    shared = sum(
+        any(_overlaps(cell.rect, other.rect) for other in above.segments) for cell in below.segments
+    )
+    return is_near and shared >= 2
+
+
+def _overlaps(a: Rect, b: Rect) -> bool:
+    return a.left < b.right and b.left < a.right
+
+
+def _first_kind(line: Line) -> BlockKind:
+    if LIST_ITEM.match(line.text):
+        return BlockKind.LIST_ITEM
+    return BlockKind.CAPTION if _CAPTION.match(line.text) else BlockKind.PARAGRAPH
+
+
+def _continues(block: LayoutBlock, line: Line) -> bool:
+    last = block.lines[-1]
+    gap = line.rect.top - last.rect.bottom
+    if not -1.2 * last.size < gap < 0.75 * last.size or not _overlaps(last.rect, line.rect):
+        return False
+    is_alike = abs(line.size - last.size) < 0.12 * last.size and line.is_bold == last.is_bold
+    if not is_alike or LIST_ITEM.match(line.text) or _CAPTION.match(line.text):
+        return False
+    if len(block.lines) > 1 and gap > _line_gap(block) + 0.35 * last.size:
+        return False
+    is_short = last.rect.right < max(one.rect.right for one in block.lines) - 0.15 * last.rect.width
+    is_indented = line.rect.left > last.rect.left + 0.8 * line.size
+    has_ended = last.text.rstrip().endswith(_SENTENCE_END)
+    return not (has_ended and (is_short or (is_indented and block.kind is not BlockKind.LIST_ITEM)))
+
+
+def _line_gap(block: LayoutBlock) -> float:
+    gaps = (below.rect.top - above.rect.bottom for above, below in pairwise(block.lines))
+    return statistics.median(gaps)
+
+
+def _mark_headings(blocks: list[LayoutBlock]) -> None:
+    """Short blocks in larger or bold type than the body are headings; larger means higher."""
+    sizes: Counter[float] = Counter()
+    num_bold = 0
+    for line in (line for block in blocks for line in block.lines if not line.rows):
+        sizes[_rounded(line.size)] += len(line.text)
+        num_bold += len(line.text) * line.is_bold
+    if not sizes:
+        return
+    body = sizes.most_common(1)[0][0]
+    can_be_bold = num_bold < 0.25 * sizes.total()
+    headings = [block for block in blocks if _is_heading(block, body, can_be_bold)]
+    larger = sorted({_rounded(b.lines[0].size) for b in headings} - {body}, reverse=True)
+    larger = [size for size in larger if size > body]
+    for block in headings:
+        size = _rounded(block.lines[0].size)
+        rank = larger.index(size) if size in larger else len(larger)
+        block.kind, block.level = BlockKind.HEADING, min(rank + 1, 6)
+
+
+def _rounded(size: float) -> float:
+    return round(size * 2) / 2
+
+
+def _is_heading(block: LayoutBlock, body: float, can_be_bold: bool) -> bool:
+    first = block.lines[0]
+    text = block_text(block)
+    has_letters = sum(char.isalpha() for char in text) >= 2
+    if (
+        block.kind in (BlockKind.TABLE, BlockKind.CAPTION)
+        or len(block.lines) > 3
+        or not has_letters
+    ):
+        return False
+    if text.endswith(_NOT_HEADING_END) or len(text) > MAX_HEADING_CHARS:
+        return False
+    if first.size >= HEADING_SCALE * body:
+        return block.kind is BlockKind.PARAGRAPH or bool(re.match(r"\d", text))
+    is_bold = can_be_bold and first.is_bold and first.size > 0.95 * body
+    return is_bold and len(block.lines) == 1 and len(text) <= MAX_BOLD_HEADING_CHARS
+
+
+def block_text(block: LayoutBlock, words: frozenset[str] = frozenset()) -> str:
+    """The lines of a block joined as a reader joins them; `words` are those of the document."""
+    text = ""
+    for line in block.lines:
+        text = _join(text, line.text.strip(), words) if text else line.text.strip()
+        if line.is_hyphenated:
+            text += "\u00ad"
+    return text.rstrip("\u00ad")
+
+
+def _join(text: str, line: str, words: frozenset[str]) -> str:
+    if text.endswith("\u00ad"):
+        return _join_hyphenated(text[:-1], line, words)
+    if _CJK_END.search(text) and _CJK_START.match(line):
+        return text + line
+    return f"{text} {line}"
+
+
+def _join_hyphenated(text: str, line: str, words: frozenset[str]) -> str:
+    """`pas-` + `sage` is one word; `dual-` + `encoder` keeps its hyphen where both are words."""
+    left = re.search(r"[\w-]*$", text)
+    right = re.match(r"[\w-]*", line)
+    start, end = left[0] if left else "", right[0] if right else ""
+    if f"{start}-{end}".lower() in words or not end[:1].islower():
+        return f"{text}-{line}"
+    if f"{start}{end}".lower() in words:
+        return text + line
+    are_words = len(start) > 2 and len(end) > 2 and {start.lower(), end.lower()} <= words
+    return f"{text}-{line}" if are_words else text + line
+
+
+def vocabulary(pages: list[list[Line]]) -> frozenset[str]:
+    """The words of a document, hyphenated ones included, but for those cut at a line's end."""
+    words: set[str] = set()
+    for line in (line for lines in pages for line in lines):
+        found = re.findall(r"\w[\w-]*", line.text.lower())
+        words.update(found[:-1] if line.is_hyphenated else found)
+    return frozenset(words)

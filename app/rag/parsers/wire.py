@@ -1,0 +1,61 @@
+"""What the parser process and its parent say to each other: length-prefixed JSON.
+
+JSON and not pickle: a file that takes over the parser must not be able to take over the parent.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+
+from app.domain import Block, BlockKind, Box, ParsedDocument
+from app.errors import ParseFailed, ParseLimitExceeded, TooLarge, UnsupportedFormat
+
+LENGTH = struct.Struct(">Q")
+Value = str | int | float | bool | None | list["Value"] | dict[str, "Value"]
+
+_ERRORS = {
+    error.__name__: error
+    for error in (UnsupportedFormat, ParseFailed, ParseLimitExceeded, TooLarge)
+}
+
+
+def pack(message: Mapping[str, object]) -> bytes:
+    """A message as bytes, its length first."""
+    body = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+    return LENGTH.pack(len(body)) + body
+
+
+def document_fields(document: ParsedDocument) -> dict[str, object]:
+    """A parsed document as JSON values."""
+    return {
+        "text": document.text,
+        "title": document.title,
+        "num_pages": document.num_pages,
+        "metadata": dict(document.metadata),
+        "blocks": [
+            [
+                block.kind.value,
+                block.start,
+                block.end,
+                block.level,
+                block.page,
+                [[box.page, box.left, box.top, box.right, box.bottom] for box in block.boxes],
+            ]
+            for block in document.blocks
+        ],
+    }
+
+
+def document_from_reply(reply: bytes) -> tuple[ParsedDocument, int]:
+    """The document in a reply and the process's peak memory in MB; raise the error it holds."""
+    fields = json.loads(reply)
+    if "error" in fields:
+        raise _ERRORS.get(fields["error"], ParseFailed)(fields["message"])
+    blocks = tuple(
+        Block(BlockKind(kind), start, end, level, page, tuple(Box(*box) for box in boxes))
+        for kind, start, end, level, page, boxes in fields["blocks"]
+    )
+    document = ParsedDocument(
+        fields["text"], fields["title"], blocks, fields["num_pages"], fields["metadata"]
+    )
+    return document, fields["peak_mb"]
