@@ -1,0 +1,1 @@
+"""Kernels over the paged KV cache; each has a plain torch twin in `reference`."""

@@ -1,0 +1,28 @@
+"""Rotary position embedding."""
+
+import torch
+from torch import Tensor
+
+
+class RotaryEmbedding:
+    """Tables of cos and sin, times `factor`, for positions below `max_model_len`.
+
+    frequencies: [D / 2].
+    """
+
+    def __init__(self, frequencies: Tensor, factor: float, max_model_len: int) -> None:
+        positions = torch.arange(max_model_len, dtype=torch.float32, device=frequencies.device)
+        angles = torch.outer(positions, frequencies)
+        self._cos = angles.cos() * factor
+        self._sin = angles.sin() * factor
+
+    def at(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """cos and sin of the rows' positions: [T] -> two of [T, 1, D / 2]."""
+        cos, sin = self._cos[positions], self._sin[positions]
+        return cos.unsqueeze(1).to(dtype), sin.unsqueeze(1).to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (i, i + D / 2) by its row's angle; x: [T, heads, D]."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
