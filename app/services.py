@@ -8,12 +8,14 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from app.db.chats import ChatRepository
 from app.db.chunks import ChunkRepository
 from app.db.collections import CollectionRepository
 from app.db.documents import DocumentRepository
+from app.db.session import Database
 from app.domain import Language
 from app.errors import FolioError, Starting
 from app.rag.document_processor import DocumentProcessor
@@ -33,12 +35,15 @@ class Limits:
     upload_suffixes: tuple[str, ...]
     max_concurrent_answers: int
     max_queued_answers: int
+    max_answer_tokens: int
+    temperature: float
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
     """The repositories: SQL, the truth; there from the first moment. Their calls block."""
 
+    database: Database
     documents: DocumentRepository
     chunks: ChunkRepository
     chats: ChatRepository
@@ -75,6 +80,7 @@ class Services:
     load: Callable[["Services"], None]
     release: Callable[["Services", float], None]
     sample_questions: Callable[[], Mapping[Language, Sequence[str]]]
+    upload_dir: Path
     embedder: Embedder | None = None
     store: VectorStore | None = None
     processor: DocumentProcessor | None = None
@@ -112,7 +118,7 @@ class Services:
     def checks(self) -> list[Check]:
         """Ask each dependency whether it works. Blocks."""
         return [
-            _check("database", lambda: f"{self.records.documents.counts().num_documents} documents"),
+            _check("database", self.records.database.check),
             _check("embedder", lambda: self.require(self.embedder).name),
             _check("vector store", lambda: self.require(self.store).check()),
             _check("generator", lambda: self.require(self.generator).info.model),
@@ -124,7 +130,7 @@ class Services:
         except FolioError as error:
             logger.error("start failed code=%s reason=%s", error.code, error)
             self.report("failed", str(error))
-        except Exception as error:  # noqa: BLE001 - a border: the server must live to say why
+        except Exception as error:
             logger.exception("start failed")
             self.report("failed", f"{type(error).__name__}: {error}")
         finally:

@@ -359,3 +359,17 @@ class StatusOut(WireModel):
     max_upload_bytes: int
     upload_suffixes: list[str]
     sample_questions: dict[LanguageCode, list[str]]
+
+
+class HealthOut(WireModel):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class ReadyOut(WireModel):
+    """Whether questions can be answered, and what each dependency says."""
+
+    status: Literal["ready", "not_ready"]
+    detail: str
+    checks: list[CheckOut]

@@ -1,0 +1,141 @@
+"""The command line: `python -m app serve` runs the appliance, `python -m app openapi` its schema."""
+
+import json
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvicorn
+from fastapi import FastAPI
+from pydantic import ValidationError
+from rich.console import Console
+
+from app import log
+from app.config import Settings
+from app.errors import FolioError
+from app.main import create_app, create_routes, drain
+from app.services import Services
+
+cli = typer.Typer(add_completion=False, no_args_is_help=True, help="Folio, a RAG appliance.")
+console = Console(stderr=True, soft_wrap=True, highlight=False)
+CANNOT_START = 2
+CLOSE_CONNECTIONS_S = 5
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but answers are stored and event streams ended before connections are awaited."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, then let go of clients and work within bounded time."""
+        app: Any = self.config.app
+        for server in self.servers:
+            server.close()
+        await drain(app)
+        await super().shutdown(sockets)
+
+
+@cli.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder for documents, chats and the index.")
+    ] = None,
+    no_manual: Annotated[
+        bool, typer.Option("--no-manual", help="Do not add Folio's own manual.")
+    ] = False,
+    role: Annotated[str | None, typer.Option(help="What this process does: all.")] = None,
+) -> None:
+    """Serve the appliance until Ctrl-C or SIGTERM."""
+    options: dict[str, Any] = {"host": host, "port": port, "data_dir": data_dir, "role": role}
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = _read_settings(given | ({"manual_dir": None} if no_manual else {}))
+    log.configure(settings.log_level, settings.log_format)
+    listener = _listen(settings.host, settings.port)
+    try:
+        app = create_app(settings)
+    except FolioError as error:
+        listener.close()
+        raise _cannot_start(str(error)) from error
+    services: Services = app.state.services
+    url = _url(settings.host, listener.getsockname()[1])
+    threading.Thread(target=_announce, args=(services, url), daemon=True).start()
+    _run(app, listener)
+
+
+@cli.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the HTTP API."""
+    schema = create_routes().openapi()
+    sys.stdout.write(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
+
+
+def _read_settings(given: dict[str, Any]) -> Settings:
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        lines = [
+            _problem(problem["loc"], problem["msg"], problem["input"]) for problem in error.errors()
+        ]
+        raise _cannot_start("wrong settings:\n" + "\n".join(lines)) from error
+
+
+def _problem(location: tuple[int | str, ...], message: str, value: object) -> str:
+    name = str(location[0])
+    is_alias = name.isupper()
+    return f"  {name if is_alias else 'FOLIO_' + name.upper()}={value}: {message}"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket, taken before anything is loaded."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise _cannot_start(
+            f"cannot listen on {host}:{port}: {error.strerror}. "
+            "Is Folio running already? Choose another port with --port."
+        ) from error
+
+
+def _run(app: FastAPI, listener: socket.socket) -> None:
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=CLOSE_CONNECTIONS_S,
+    )
+    try:
+        Server(config).run(sockets=[listener])
+    except KeyboardInterrupt:
+        pass  # uvicorn has shut down and raises the signal again
+    console.print("Folio has stopped.")
+
+
+def _announce(services: Services, url: str) -> None:
+    """Say where the pages are as soon as a question can be asked."""
+    services.is_settled.wait()
+    if services.progress.phase == "ready":
+        console.print(f"Folio is ready: [bold]{url}[/bold]  (Ctrl-C stops it)")
+    elif not services.is_stopping.is_set():
+        console.print(f"[red]Folio could not start:[/red] {services.progress.detail}")
+
+
+def _url(host: str, port: int) -> str:
+    is_any = host in ("0.0.0.0", "::")
+    shown = "localhost" if is_any or host == "127.0.0.1" else host
+    return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
+
+
+def _cannot_start(reason: str) -> typer.Exit:
+    console.print(f"[red]Folio cannot start:[/red] {reason}")
+    return typer.Exit(CANNOT_START)
+
+
+if __name__ == "__main__":
+    cli()

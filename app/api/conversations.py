@@ -1,0 +1,63 @@
+"""Asking a question in a chat: the place among the runs, the stored messages, the answer."""
+
+import asyncio
+from collections.abc import Sequence
+
+from app.api.runs import Outcome, Runs
+from app.domain import Chat, ChatMessage, Language, Message, Question
+from app.services import Services
+
+MAX_HISTORY_MESSAGES = 20
+MAX_TITLE_CHARACTERS = 60
+
+
+async def ask(
+    services: Services, runs: Runs, chat: Chat, text: str, language: Language | None
+) -> tuple[ChatMessage, ChatMessage]:
+    """Store the question and its running answer, and start the run that writes it."""
+    pipeline = services.require(services.pipeline)
+    generator = services.require(services.generator).info
+    run = runs.open(generator, chat.id)
+    chats = services.records.chats
+    try:
+        asked, answer = await asyncio.to_thread(_store_question, services, chat, text, run.id)
+    except BaseException:
+        runs.discard(run)
+        raise
+    question = Question(text, history_of(chat.messages), chat.collection_ids, language)
+
+    async def keep(outcome: Outcome) -> ChatMessage:
+        return await asyncio.to_thread(
+            chats.finish_message,
+            answer.id,
+            outcome.answer,
+            outcome.state,
+            outcome.failure.message if outcome.failure else None,
+        )
+
+    runs.start(run, lambda: pipeline.answer(question), keep)
+    return asked, answer
+
+
+def history_of(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
+    """The latest turns, without answers that never came."""
+    turns = [Message(m.role, m.content) for m in messages if m.content]
+    return tuple(turns[-MAX_HISTORY_MESSAGES:])
+
+
+def title_of(question: str) -> str:
+    """The question's first line, cut at a word where it is long."""
+    line = question.strip().splitlines()[0].strip()
+    if len(line) <= MAX_TITLE_CHARACTERS:
+        return line
+    cut = line[:MAX_TITLE_CHARACTERS]
+    at_word = cut.rsplit(" ", 1)[0]
+    return (at_word if len(at_word) > MAX_TITLE_CHARACTERS / 2 else cut).rstrip() + "…"
+
+
+def _store_question(
+    services: Services, chat: Chat, text: str, run_id: str
+) -> tuple[ChatMessage, ChatMessage]:
+    if not chat.title:
+        services.records.chats.rename(chat.id, title_of(text))
+    return services.records.chats.add_question_and_answer(chat.id, text, run_id)

@@ -1,0 +1,227 @@
+"""Routes of the library: listing, uploading, reading, re-indexing and deleting documents."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import FileResponse
+from starlette.requests import ClientDisconnect
+
+from app.api.convert import chunk_out, out
+from app.api.deps import ServicesDep
+from app.api.errors import ACCEPTED, NO_CONTENT, body_of
+from app.api.schemas import (
+    ChunkPage,
+    DocumentOut,
+    DocumentPage,
+    DocumentTextOut,
+    RejectedFile,
+    RemovedEvent,
+    UploadOut,
+)
+from app.api.sse import EventStream, event
+from app.api.uploads import Upload, UploadLimits, read_upload
+from app.domain import Document
+from app.errors import FolioError, InvalidInput
+from app.rag.document_processor import DocumentProcessor
+from app.services import Services
+
+router = APIRouter(prefix="/api/documents", tags=["documents"])
+Page = Annotated[int, Query(ge=1, le=1_000_000)]
+PageSize = Annotated[int, Query(ge=1, le=200)]
+DEFAULT_COLLECTION = "default"
+EXABYTE = 1 << 60  # each file has its own limit, counted while it is read
+# what a browser may show from our origin; anything else is downloaded
+SHOWN = frozenset(
+    {"application/pdf", "image/png", "image/jpeg", "image/gif", "image/webp", "text/plain"}
+)
+FILE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "private, no-cache",
+}
+DOWNLOAD_CSP = "default-src 'none'; sandbox"
+UPLOAD_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["files"],
+                    "properties": {
+                        "files": {
+                            "type": "array",
+                            "items": {"type": "string", "format": "binary"},
+                        },
+                        "collection_id": {"type": "string"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.get("")
+def list_documents(
+    services: ServicesDep,
+    collection_id: str | None = None,
+    status: Literal["ready", "pending", "failed"] | None = None,
+    q: Annotated[str | None, Query(max_length=200, description="Part of a name.")] = None,
+    page: Page = 1,
+    page_size: PageSize = 50,
+) -> DocumentPage:
+    """One page of the library, the latest first."""
+    documents = services.records.documents
+    items, total = documents.list(collection_id, status, q, page, page_size)
+    counts = documents.counts(collection_id)
+    return DocumentPage(
+        items=[out(DocumentOut, document) for document in items],
+        total=total,
+        page=page,
+        page_size=page_size,
+        num_ready=counts.num_ready,
+        num_pending=counts.num_pending,
+        num_failed=counts.num_failed,
+    )
+
+
+@router.post("", status_code=ACCEPTED, openapi_extra=UPLOAD_BODY, max_body_size=EXABYTE)
+async def upload_documents(request: Request, services: ServicesDep) -> UploadOut:
+    """Take files into a knowledge base; each is accepted, unchanged or rejected by itself."""
+    processor = services.require(services.processor)
+    limits = UploadLimits(services.limits.max_upload_bytes, services.limits.upload_suffixes)
+    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=services.upload_dir))
+    try:
+        content_type = request.headers.get("content-type", "")
+        upload = await read_upload(request.stream(), content_type, folder, limits)
+        return await asyncio.to_thread(_add_files, services, processor, upload)
+    except ClientDisconnect as error:
+        raise InvalidInput("the upload broke off before its end") from error
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+@router.get(
+    "/events",
+    response_class=EventStream,
+    responses={200: {"model": DocumentOut | RemovedEvent}},
+)
+async def library_events(request: Request, services: ServicesDep) -> EventStream:
+    """Server-sent events: each change of a document, from now on."""
+    processor = services.require(services.processor)
+    return EventStream(_changes(processor), request.app.state.closing)
+
+
+@router.get("/{document_id}")
+def get_document(document_id: str, services: ServicesDep) -> DocumentOut:
+    """One document."""
+    return out(DocumentOut, services.records.documents.get(document_id))
+
+
+@router.delete("/{document_id}", status_code=NO_CONTENT, response_class=Response)
+def delete_document(document_id: str, services: ServicesDep) -> None:
+    """Delete a document, its chunks and its file."""
+    services.require(services.processor).delete(document_id)
+
+
+@router.post("/{document_id}/reindex", status_code=ACCEPTED)
+def reindex_document(document_id: str, services: ServicesDep) -> DocumentOut:
+    """Read, cut and embed the document again; also the retry of a failed one."""
+    return out(DocumentOut, services.require(services.processor).reindex(document_id))
+
+
+@router.get("/{document_id}/file", response_class=FileResponse)
+def get_file(document_id: str, services: ServicesDep) -> FileResponse:
+    """The file as it was taken; what could run scripts is only offered as a download."""
+    document = services.records.documents.get(document_id)
+    path = services.require(services.processor).file_path(document_id)
+    is_shown = document.media_type in SHOWN
+    return FileResponse(
+        path,
+        media_type=document.media_type if is_shown else "application/octet-stream",
+        filename=document.name,
+        content_disposition_type="inline" if is_shown else "attachment",
+        headers=FILE_HEADERS | ({} if is_shown else {"Content-Security-Policy": DOWNLOAD_CSP}),
+    )
+
+
+@router.get("/{document_id}/text")
+def get_text(document_id: str, services: ServicesDep) -> DocumentTextOut:
+    """The text that chunk offsets refer to."""
+    documents = services.records.documents
+    document = documents.get(document_id)
+    return DocumentTextOut(
+        id=document.id,
+        name=document.name,
+        title=document.title,
+        media_type=document.media_type,
+        text=documents.text(document_id),
+    )
+
+
+@router.get("/{document_id}/chunks")
+def get_chunks(
+    document_id: str, services: ServicesDep, page: Page = 1, page_size: PageSize = 50
+) -> ChunkPage:
+    """One page of the document's chunks, in reading order."""
+    services.records.documents.get(document_id)
+    chunks, total = services.records.chunks.list(document_id, page, page_size)
+    return ChunkPage(
+        items=[chunk_out(chunk) for chunk in chunks], total=total, page=page, page_size=page_size
+    )
+
+
+def _add_files(services: Services, processor: DocumentProcessor, upload: Upload) -> UploadOut:
+    if not upload.files:
+        raise InvalidInput("the upload holds no file: send each in a field named files")
+    collection_id = upload.fields.get("collection_id") or DEFAULT_COLLECTION
+    services.records.collections.get(collection_id)
+    result = UploadOut(accepted=[], unchanged=[], rejected=[])
+    for file in upload.files:
+        try:
+            if file.error:
+                raise file.error
+            added = processor.add_file(collection_id, "upload", file.path, file.name, file.file)
+        except FolioError as error:
+            result.rejected.append(RejectedFile(name=file.name, error=body_of(error)))
+            continue
+        kind = result.unchanged if added.outcome == "unchanged" else result.accepted
+        kind.append(out(DocumentOut, added.document))
+    return result
+
+
+async def _changes(processor: DocumentProcessor) -> AsyncGenerator[bytes]:
+    """Changes as they come from the workers' threads, only the latest of each document."""
+    loop = asyncio.get_running_loop()
+    latest: dict[str, Document | None] = {}
+    has_news = asyncio.Event()
+
+    def note(id: str, document: Document | None) -> None:
+        latest[id] = document
+        has_news.set()
+
+    def on_change(change: Document | str) -> None:
+        document = change if isinstance(change, Document) else None
+        id = change.id if isinstance(change, Document) else change
+        loop.call_soon_threadsafe(note, id, document)
+
+    unsubscribe: Callable[[], None] = processor.subscribe(on_change)
+    try:
+        while True:
+            await has_news.wait()
+            has_news.clear()
+            while latest:
+                id = next(iter(latest))
+                document = latest.pop(id)
+                yield (
+                    event("document", out(DocumentOut, document))
+                    if document
+                    else event("removed", RemovedEvent(id=id))
+                )
+    finally:
+        unsubscribe()

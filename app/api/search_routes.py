@@ -1,0 +1,21 @@
+"""The route of a search without an answer."""
+
+import time
+
+from fastapi import APIRouter
+
+from app.api.convert import search_out
+from app.api.deps import ServicesDep
+from app.api.schemas import SearchIn, SearchOut
+from app.domain import Question
+
+router = APIRouter(prefix="/api/search", tags=["search"])
+
+
+@router.post("")
+def search(wanted: SearchIn, services: ServicesDep) -> SearchOut:
+    """The chunks that an answer would be made from, with the scores of each leg."""
+    started_at = time.perf_counter()
+    question = Question(wanted.query, collection_ids=tuple(wanted.collection_ids))
+    evidence = services.require(services.retriever).retrieve(question, wanted.limit)
+    return search_out(evidence, time.perf_counter() - started_at)

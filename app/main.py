@@ -1,0 +1,91 @@
+"""The HTTP application: joins the services and the routes, and looks after their life."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Depends, FastAPI
+
+from app import __version__
+from app.api import (
+    chat_routes,
+    collection_routes,
+    document_routes,
+    errors,
+    openai_routes,
+    run_routes,
+    search_routes,
+    status_routes,
+)
+from app.api.deps import refuse_other_sites, require_api_key
+from app.api.frontend import SECURITY_HEADERS, mount_frontend
+from app.api.middleware import DefaultHeaders, HttpMetrics
+from app.api.runs import Runs
+from app.config import Settings
+from app.services import Services
+from app.wiring import build_services
+
+MAX_BODY_BYTES = 4_000_000  # of every request but an upload
+CLOSE_TIMEOUT_S = 15.0
+PROTECTED = (
+    status_routes.router,
+    collection_routes.router,
+    document_routes.router,
+    search_routes.router,
+    chat_routes.router,
+    run_routes.router,
+)
+
+
+def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
+    """The application; services that are handed in are started and closed by it all the same."""
+    app = create_routes()
+    app.state.services = services or build_services(settings)
+    app.state.api_key = settings.api_key.get_secret_value() if settings.api_key else None
+    mount_frontend(app, settings.frontend_dir)
+    app.add_middleware(DefaultHeaders, headers=SECURITY_HEADERS)
+    app.add_middleware(HttpMetrics)
+    return app
+
+
+def create_routes() -> FastAPI:
+    """The routes by themselves: enough for the OpenAPI document, not for answering."""
+    app = FastAPI(
+        title="Folio",
+        version=__version__,
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+        lifespan=_lifespan,
+        generate_unique_id_function=lambda route: route.name,
+        max_body_size=MAX_BODY_BYTES,
+    )
+    errors.install(app)
+    app.include_router(status_routes.probes)
+    guards = [Depends(refuse_other_sites), Depends(require_api_key)]
+    for router in PROTECTED:
+        app.include_router(router, dependencies=guards, responses=errors.ERROR_RESPONSES)
+    app.include_router(
+        openai_routes.router, dependencies=guards, responses=errors.OPENAI_ERROR_RESPONSES
+    )
+    return app
+
+
+async def drain(app: FastAPI) -> None:
+    """Stop the answers, storing their text, and end the event streams; new answers are refused."""
+    await app.state.runs.close()
+    if not app.state.closing.done():
+        app.state.closing.set_result(None)
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    services: Services = app.state.services
+    limits = services.limits
+    app.state.runs = Runs(limits.max_concurrent_answers, limits.max_queued_answers)
+    app.state.closing = asyncio.get_running_loop().create_future()
+    services.start()
+    try:
+        yield
+    finally:
+        await drain(app)
+        await asyncio.to_thread(services.close, CLOSE_TIMEOUT_S)

@@ -1,0 +1,80 @@
+"""Folio's own manual as the first knowledge base, and the questions that the UI suggests."""
+
+import json
+import logging
+from collections.abc import Collection as AnyOf
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from app.db.collections import CollectionRepository
+from app.db.documents import DocumentRepository
+from app.domain import Language
+from app.errors import FolioError, NotFound
+from app.rag.document_processor import DocumentProcessor
+
+logger = logging.getLogger(__name__)
+COLLECTION = "Folio manual"
+SOURCE = "manual"
+MARKER = "manual-added"
+NUM_TITLES = 4
+TITLE_QUESTIONS: Mapping[Language, str] = {
+    "en": "What does “{title}” say?",
+    "zh": "《{title}》讲了什么？",
+}
+
+
+def add_manual(
+    processor: DocumentProcessor,
+    collections: CollectionRepository,
+    folder: Path,
+    suffixes: AnyOf[str],
+    data_dir: Path,
+) -> int:
+    """Add the manual on the first start, and what changed in it later; returns how many files.
+
+    A manual that the user deleted stays deleted: the marker in the data folder remembers it.
+    """
+    marker = data_dir / MARKER
+    try:
+        collection = collections.by_name(COLLECTION)
+    except NotFound:
+        if marker.exists() or not folder.is_dir():
+            return 0
+        collection = collections.create(COLLECTION)
+    marker.touch()
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in suffixes]
+    num_queued = 0
+    for file in files:
+        path = file.relative_to(folder).as_posix()
+        try:
+            added = processor.add_file(collection.id, SOURCE, path, file.name, file)
+        except FolioError as error:
+            logger.warning("manual file not added path=%s reason=%s", path, error)
+            continue
+        num_queued += added.outcome != "unchanged"
+    return num_queued
+
+
+def sample_questions(
+    documents: DocumentRepository, collections: CollectionRepository, folder: Path | None
+) -> Mapping[Language, Sequence[str]]:
+    """The manual's own questions where it can be asked, else questions about document titles."""
+    if folder and _manual_is_ready(documents, collections):
+        file = folder / "sample_questions.json"
+        if file.is_file():
+            questions: dict[Language, list[str]] = json.loads(file.read_text(encoding="utf-8"))
+            return questions
+    titles = documents.sample_titles(NUM_TITLES)
+    return {
+        language: [template.format(title=title) for title in titles]
+        for language, template in TITLE_QUESTIONS.items()
+    }
+
+
+def _manual_is_ready(documents: DocumentRepository, collections: CollectionRepository) -> bool:
+    try:
+        manual = collections.by_name(COLLECTION)
+    except NotFound:
+        return False
+    counts = documents.counts(manual.id)
+    return counts.num_ready > 0 and counts.num_pending == 0

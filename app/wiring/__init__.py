@@ -1,0 +1,96 @@
+"""The composition root: the only place that builds objects from Settings.
+
+What takes milliseconds is built here at once; `loading` builds models, index and workers on the
+services' start-up thread, and is imported only there because torch takes seconds to import.
+"""
+
+import logging
+import shutil
+from functools import partial
+from pathlib import Path
+
+from app.config import Settings
+from app.db.chats import ChatRepository
+from app.db.chunks import ChunkRepository
+from app.db.collections import CollectionRepository
+from app.db.documents import DocumentRepository
+from app.db.session import Database
+from app.errors import FolioError
+from app.manual import sample_questions
+from app.rag.parsers import SUPPORTED_SUFFIXES
+from app.services import Limits, Records, Services
+
+logger = logging.getLogger(__name__)
+BYTES_PER_MB = 1_000_000
+
+
+def build_services(settings: Settings) -> Services:
+    """Open the records now; `Services.start` loads the rest.
+
+    Raises Conflict where another process works on the data folder.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    records = open_records(settings)
+    num_interrupted = records.chats.fail_interrupted()
+    if num_interrupted:
+        logger.warning("answers interrupted by the last stop num_messages=%d", num_interrupted)
+    return Services(
+        records=records,
+        limits=Limits(
+            max_upload_bytes=settings.max_upload_mb * BYTES_PER_MB,
+            upload_suffixes=tuple(sorted(SUPPORTED_SUFFIXES)),
+            max_concurrent_answers=settings.max_concurrent_answers,
+            max_queued_answers=settings.max_queued_answers,
+            max_answer_tokens=settings.max_answer_tokens,
+            temperature=settings.temperature,
+        ),
+        load=partial(_load, settings),
+        release=_release,
+        sample_questions=partial(
+            sample_questions, records.documents, records.collections, settings.manual_dir
+        ),
+        upload_dir=_empty_folder(settings.data_dir / "uploads"),
+    )
+
+
+def open_records(settings: Settings) -> Records:
+    """The database, ours alone where it is a file, at the newest schema."""
+    url = settings.database_url or f"sqlite:///{settings.data_dir.absolute() / 'folio.db'}"
+    database = Database(url)
+    try:
+        database.own()
+        database.migrate()
+    except FolioError:
+        database.close()
+        raise
+    return Records(
+        database=database,
+        documents=DocumentRepository(database),
+        chunks=ChunkRepository(database),
+        chats=ChatRepository(database),
+        collections=CollectionRepository(database),
+    )
+
+
+def _load(settings: Settings, services: Services) -> None:
+    # torch takes seconds to import, and the server answers before
+    from app.wiring.loading import load  # noqa: PLC0415
+
+    load(settings, services)
+
+
+def _release(services: Services, timeout_s: float) -> None:
+    if services.processor:
+        services.processor.stop(timeout_s)
+    for part in (services.generator, services.store):
+        close = getattr(part, "close", None)
+        if close:
+            close()
+    services.records.database.close()
+
+
+def _empty_folder(folder: Path) -> Path:
+    """The folder, without what a killed process left half uploaded."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder

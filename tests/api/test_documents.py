@@ -1,0 +1,167 @@
+import pytest
+
+
+@pytest.fixture
+def upload(client):
+    def send(*files, **fields):
+        parts = [("files", (name, data)) for name, data in files]
+        return client.post("/api/documents", files=parts, data=fields)
+
+    return send
+
+
+def test_uploaded_files_are_queued_in_the_default_collection(client, upload):
+    reply = upload(("a.md", b"# A"), ("b.md", b"# B"))
+    assert reply.status_code == 202
+    assert [d["name"] for d in reply.json()["accepted"]] == ["a.md", "b.md"]
+    assert {d["collection_id"] for d in reply.json()["accepted"]} == {"default"}
+    page = client.get("/api/documents").json()
+    assert (page["total"], page["num_pending"]) == (2, 2)
+
+
+def test_equal_file_is_unchanged_and_changed_file_is_accepted_again(upload):
+    upload(("a.md", b"# A"))
+    assert [d["name"] for d in upload(("a.md", b"# A")).json()["unchanged"]] == ["a.md"]
+    assert [d["name"] for d in upload(("a.md", b"# A2")).json()["accepted"]] == ["a.md"]
+
+
+def test_refused_files_are_named_with_the_reason_and_the_others_are_taken(upload):
+    reply = upload(("big.md", b"x" * 1001), ("evil.exe", b"MZ"), ("good.md", b"ok"))
+    body = reply.json()
+    assert reply.status_code == 202
+    assert [d["name"] for d in body["accepted"]] == ["good.md"]
+    errors = {file["name"]: file["error"] for file in body["rejected"]}
+    assert errors["big.md"]["code"] == "too_large"
+    assert errors["evil.exe"]["code"] == "unsupported_format"
+    assert ".md" in errors["evil.exe"]["message"]
+
+
+def test_file_of_exactly_the_limit_is_taken(upload):
+    assert len(upload(("a.md", b"x" * 1000)).json()["accepted"]) == 1
+
+
+def test_nothing_of_an_upload_is_left_behind_in_the_upload_folder(upload, services):
+    upload(("a.md", b"x" * 1000), ("big.md", b"x" * 5000))
+    assert list(services.upload_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "path"),
+    [
+        ("../../etc/passwd.md", "etc/passwd.md"),
+        ("C:\\temp\\a.md", "a.md"),
+        ("folder/sub/a.md", "folder/sub/a.md"),
+        ("手册.md", "手册.md"),
+        ("/absolute.md", "absolute.md"),
+        ("a\u202egpj.md", "agpj.md"),
+        ("n" * 300 + ".md", "n" * 197 + ".md"),
+    ],
+)
+def test_file_names_are_made_harmless(upload, sent, path):
+    (document,) = upload((sent, b"text")).json()["accepted"]
+    assert document["path"] == path
+    assert document["name"] == path.rpartition("/")[2]
+
+
+def test_files_of_equal_name_in_different_folders_are_different_documents(upload):
+    reply = upload(("a/readme.md", b"one"), ("b/readme.md", b"two"))
+    assert len({d["id"] for d in reply.json()["accepted"]}) == 2
+
+
+def test_upload_into_an_unknown_collection_is_not_found(upload, client):
+    assert upload(("a.md", b"x"), collection_id="nope").status_code == 404
+    assert client.get("/api/documents").json()["total"] == 0
+
+
+def test_upload_goes_into_the_named_collection(upload, client):
+    collection = client.post("/api/collections", json={"name": "Law"}).json()
+    upload(("a.md", b"x"), collection_id=collection["id"])
+    page = client.get("/api/documents", params={"collection_id": collection["id"]}).json()
+    assert page["total"] == 1
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/json", b"{}"),
+        ("multipart/form-data", b"x"),
+        ("multipart/form-data; boundary=b", b"--b\r\nbroken"),
+        ("multipart/form-data; boundary=b", b"--b--\r\n"),
+        (
+            "multipart/form-data; boundary=b",
+            b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.md"\r\n\r\ncut',
+        ),
+    ],
+)
+def test_broken_uploads_are_invalid_input(client, content_type, body):
+    reply = client.post("/api/documents", content=body, headers={"content-type": content_type})
+    assert reply.status_code == 422
+    assert reply.json()["error"]["code"] == "invalid_input"
+
+
+def test_pdf_is_shown_inline_with_ranges(client, upload):
+    (document,) = upload(("报告.pdf", b"%PDF-1.7 0123456789")).json()["accepted"]
+    url = f"/api/documents/{document['id']}/file"
+    whole = client.get(url)
+    assert whole.content == b"%PDF-1.7 0123456789"
+    assert whole.headers["content-type"] == "application/pdf"
+    assert whole.headers["content-disposition"] == (
+        "inline; filename*=utf-8''%E6%8A%A5%E5%91%8A.pdf"
+    )
+    part = client.get(url, headers={"Range": "bytes=0-7"})
+    assert (part.status_code, part.content) == (206, b"%PDF-1.7")
+
+
+@pytest.mark.parametrize("name", ["page.html", "picture.svg"])
+def test_files_that_could_run_scripts_are_only_downloaded(client, upload, name):
+    (document,) = upload((name, b"<script>alert(1)</script>")).json()["accepted"]
+    reply = client.get(f"/api/documents/{document['id']}/file")
+    assert reply.headers["content-type"] == "application/octet-stream"
+    assert reply.headers["content-disposition"].startswith("attachment;")
+    assert "sandbox" in reply.headers["content-security-policy"]
+    assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+def test_document_can_be_read_reindexed_and_deleted(client, upload):
+    (document,) = upload(("a.md", b"x")).json()["accepted"]
+    url = f"/api/documents/{document['id']}"
+    assert client.get(url).json()["name"] == "a.md"
+    assert client.post(f"{url}/reindex").status_code == 202
+    assert client.get(f"{url}/chunks").json() == {
+        "items": [],
+        "total": 0,
+        "page": 1,
+        "page_size": 50,
+    }
+    assert client.delete(url).status_code == 204
+    assert client.get(url).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["", "/file", "/text", "/chunks"])
+def test_unknown_document_is_not_found_in_our_envelope(client, path):
+    reply = client.get(f"/api/documents/nope{path}")
+    assert reply.status_code == 404
+    assert reply.json()["error"]["code"] == "not_found"
+
+
+def test_library_is_filtered_and_paged(client, upload):
+    upload(*[(f"{n}.md", b"x%d" % n) for n in range(5)], ("other.txt", b"y"))
+    page = client.get("/api/documents", params={"q": ".md", "page": 2, "page_size": 2}).json()
+    assert (len(page["items"]), page["total"], page["page"]) == (2, 5, 2)
+    assert client.get("/api/documents", params={"status": "failed"}).json()["total"] == 0
+
+
+def test_collection_is_deleted_with_its_documents(client, upload):
+    collection = client.post("/api/collections", json={"name": "Law"}).json()
+    upload(("a.md", b"x"), collection_id=collection["id"])
+    assert client.delete(f"/api/collections/{collection['id']}").status_code == 204
+    assert [c["id"] for c in client.get("/api/collections").json()] == ["default"]
+    assert client.get("/api/documents").json()["total"] == 0
+
+
+def test_default_collection_and_taken_names_are_conflicts(client, upload):
+    upload(("a.md", b"x"))
+    client.post("/api/collections", json={"name": "Law"})
+    assert client.post("/api/collections", json={"name": "Law"}).status_code == 409
+    assert client.delete("/api/collections/default").status_code == 409
+    assert client.get("/api/documents").json()["total"] == 1
