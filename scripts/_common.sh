@@ -68,9 +68,13 @@ stop_ticker() {
 
 # heartbeat LOG STARTED: now and then, how long the step has taken and the last line of its log.
 heartbeat() {
-  local log=$1 started=$2
+  local log=$1 started=$2 nap=
   trap - EXIT
-  while sleep "$HEARTBEAT_S" >/dev/null 2>&1 9>&- && kill -0 $$ 2>/dev/null; do
+  trap 'kill "$nap" 2>/dev/null; exit 0' TERM
+  while kill -0 $$ 2>/dev/null; do
+    sleep "$HEARTBEAT_S" >/dev/null 2>&1 9>&- &
+    nap=$!
+    wait "$nap"
     say "    ... $((SECONDS - started)) s  $(tail -n 1 "$log" | tr -d '\r' | cut -c 1-90)"
   done
 }
