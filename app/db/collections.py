@@ -12,7 +12,10 @@ DEFAULT_ID = "default"
 
 
 class CollectionRepository:
-    """Named sets of documents; the one called `default` always exists."""
+    """Named sets of documents; the one called `default` always exists.
+
+    `DocumentRepository.delete_collection` deletes one, with what is in it.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -38,20 +41,6 @@ class CollectionRepository:
         except IntegrityError as error:
             raise Conflict(f"a collection named {name!r} exists already") from error
         return Collection(id=row.id, name=row.name, created_at=row.created_at)
-
-    def delete(self, collection_id: str) -> None:
-        """Remove an empty collection; Conflict for the default one and for one with documents."""
-        collection = self.get(collection_id)
-        if collection_id == DEFAULT_ID:
-            raise Conflict("the default collection cannot be deleted")
-        try:
-            with self._database.session() as session:
-                session.delete(session.get_one(CollectionRow, collection_id))
-        except IntegrityError as error:
-            raise Conflict(
-                f"collection {collection.name!r} has {collection.num_documents} documents:"
-                " delete them first"
-            ) from error
 
     def _one(self, condition: ColumnElement[bool], wanted: str) -> Collection:
         with self._database.snapshot() as session:

@@ -7,6 +7,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.db.chunks import remove_chunks
+from app.db.collections import DEFAULT_ID
 from app.db.jobs import ACTIVE, PENDING, queue_job
 from app.db.models import CollectionRow, DocumentRow, DocumentTextRow, JobRow
 from app.db.session import Database, like, new_id, utc_now
@@ -18,7 +19,7 @@ from app.domain import (
     IncomingFile,
     JobStage,
 )
-from app.errors import NotFound
+from app.errors import Conflict, NotFound
 
 StatusFilter = Literal["ready", "pending", "failed"]
 STATUS_OF = {
@@ -66,16 +67,11 @@ class DocumentRepository:
             raise NotFound(f"there is no document {document_id}")
         return row.indexed_hash or row.content_hash
 
-    def unused_hashes(self, content_hashes: set[str]) -> set[str]:
-        """Those that no document refers to."""
-        columns = (DocumentRow.content_hash, DocumentRow.indexed_hash)
+    def used_hashes(self) -> set[str]:
+        """The content hashes of all files that a document refers to."""
         with self._database.snapshot() as session:
-            used = {
-                value
-                for column in columns
-                for value in session.scalars(select(column).where(column.in_(content_hashes)))
-            }
-        return content_hashes - used
+            rows = session.execute(select(DocumentRow.content_hash, DocumentRow.indexed_hash))
+            return {content_hash for row in rows for content_hash in row if content_hash}
 
     def counts(self, collection_id: str | None = None) -> DocumentCounts:
         """The library, or one collection of it, in numbers."""
@@ -111,12 +107,6 @@ class DocumentRepository:
         )
         with self._database.snapshot() as session:
             return [*session.scalars(statement)]
-
-    def ids(self, collection_id: str) -> tuple[str, ...]:
-        """All documents of a collection."""
-        statement = select(DocumentRow.id).where(DocumentRow.collection_id == collection_id)
-        with self._database.snapshot() as session:
-            return tuple(session.scalars(statement))
 
     def ready_ids(self) -> tuple[str, ...]:
         """All documents that are ready."""
@@ -159,8 +149,8 @@ class DocumentRepository:
                 return document_of(row, job)
             return queue(session, row)
 
-    def delete(self, document_id: str) -> set[str]:
-        """Remove a document and all that belongs to it; returns the hashes of its files.
+    def delete(self, document_id: str) -> None:
+        """Remove a document and all that belongs to it.
 
         Its chunk ids are noted as stale, so that their vectors go even after a crash.
         """
@@ -168,7 +158,27 @@ class DocumentRepository:
             row, _ = lock_document(session, document_id)
             remove_chunks(session, document_id)
             session.delete(row)
-            return {row.content_hash, *([row.indexed_hash] if row.indexed_hash else [])}
+
+    def delete_collection(self, collection_id: str) -> list[str]:
+        """Remove a collection with its documents; returns their ids. Conflict for the default."""
+        if collection_id == DEFAULT_ID:
+            raise Conflict("the default collection cannot be deleted")
+        with self._database.session() as session:
+            collection = session.get(CollectionRow, collection_id, with_for_update=True)
+            if collection is None:
+                raise NotFound(f"there is no collection {collection_id}")
+            rows = session.execute(
+                with_job()
+                .where(DocumentRow.collection_id == collection_id)
+                .order_by(DocumentRow.id)
+                .with_for_update(of=JobRow)
+            ).all()
+            for row, _ in rows:
+                remove_chunks(session, row.id)
+                session.delete(row)
+            session.flush()
+            session.delete(collection)
+            return [row.id for row, _ in rows]
 
     def list(
         self,

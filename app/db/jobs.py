@@ -51,6 +51,7 @@ class JobRepository:
                 stage=JobStage.PARSING,
                 progress=0.0,
                 attempts=JobRow.attempts + 1,
+                reason=None,
                 heartbeat_at=now,
                 lease_until=now + timedelta(seconds=lease_s),
             )
@@ -108,9 +109,11 @@ class JobRepository:
     def recover(self) -> int:
         """After a start, end the leases of dead workers; returns how many.
 
-        On SQLite one process owns the queue, so whatever is leased now belonged to a dead one.
-        On Postgres others may be at work: their leases run out by themselves.
+        On SQLite one process owns the queue (Conflict if that is another one), so whatever is
+        leased now belonged to a dead one. On Postgres others may be at work: their leases run
+        out by themselves.
         """
+        self._database.own()
         if not self._database.is_sqlite:
             return 0
         statement = (

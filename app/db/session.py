@@ -1,5 +1,7 @@
 """Database: the engine, its transactions and its migrations. SQLite by default, Postgres by URL."""
 
+import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,7 +15,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from app.errors import Unavailable
+from app.errors import Conflict, Unavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 30
@@ -29,6 +31,7 @@ class Database:
             self.url = self.url.set(drivername="postgresql+psycopg")
         self._engine = make_engine(self.url.render_as_string(hide_password=False))
         self._reader = self._engine.execution_options(folio_read_only=True)
+        self._lock: int | None = None  # a file descriptor
 
     @property
     def is_sqlite(self) -> bool:
@@ -66,6 +69,14 @@ class Database:
         ):
             yield session
 
+    def own(self) -> None:
+        """Make this process the one that works on the SQLite file, until `close` or its death.
+
+        Conflict when another one does. On Postgres several may, so nothing is locked there.
+        """
+        if self.is_sqlite and self.url.database and self._lock is None:
+            self._lock = lock_file(Path(f"{self.url.database}.lock"))
+
     def check(self) -> str:
         """A real query; returns what answered."""
         with self.snapshot() as session:
@@ -73,8 +84,11 @@ class Database:
         return str(self.url.get_backend_name())
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection and let go of the file."""
         self._engine.dispose()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 def migration_config(connection: Connection) -> Config:
@@ -83,6 +97,27 @@ def migration_config(connection: Connection) -> Config:
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
+
+
+def lock_file(path: Path) -> int:
+    """Lock a file for this process and return its descriptor; the kernel unlocks it at our death.
+
+    Conflict, with the owner's process id, when another holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        owner = os.read(descriptor, 32).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise Conflict(
+            f"process {owner or '?'} works on {path.parent} already: stop it, or send the files"
+            " to its address"
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
+    return descriptor
 
 
 def utc_now() -> datetime:

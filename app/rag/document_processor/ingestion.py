@@ -1,0 +1,173 @@
+"""One document, from its file to searchable chunks. It knows nothing of threads and retries.
+
+The order makes a kill harmless at any moment: chunk ids are noted as possibly stale, vectors are
+written, then one SQL transaction makes the chunks visible and ends the job. Until then the
+document's old chunks are served; afterwards the vectors of the old ones are stale.
+"""
+
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from app.domain import Chunk, ChunkSpan, Document, Job, JobStage, ParsedDocument
+from app.errors import LeaseLost, ParseFailed
+from app.metrics import job_stage_latency
+from app.rag.document_processor.files import FileStore
+from app.rag.protocols import (
+    Chunker,
+    ChunkRecords,
+    ChunkVectors,
+    Embedder,
+    IndexedChunk,
+    Parser,
+    SparseVector,
+    VectorStore,
+)
+
+logger = logging.getLogger(__name__)
+# Where each stage begins on the way from 0 to 1; embedding takes most of the time.
+BEGIN = {JobStage.PARSING: 0.0, JobStage.CHUNKING: 0.1, JobStage.EMBEDDING: 0.15}
+STORING_BEGINS = 0.9
+EMBED_BATCH = 32
+UPSERT_BATCH = 500
+# No SQL database takes them all: Postgres refuses NUL, UTF-8 has no lone surrogates.
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+Item = TypeVar("Item")
+Advance = Callable[[JobStage, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The stages of ingestion, ready-made.
+
+    `embedded_text` makes what is embedded and lexically indexed from a title and a chunk;
+    `chunker_name` names the chunker and its settings, so that other settings make other chunk ids.
+    """
+
+    parser: Parser
+    chunker: Chunker
+    chunker_name: str
+    embedder: Embedder
+    store: VectorStore
+    embedded_text: Callable[[str, ChunkSpan], str]
+    term_weights: Callable[[str], SparseVector]
+
+
+class Ingestion:
+    """Runs jobs one at a time; several threads may share it."""
+
+    def __init__(self, stages: Stages, chunks: ChunkRecords, files: FileStore) -> None:
+        self._stages = stages
+        self._chunks = chunks
+        self._files = files
+
+    def run(self, job: Job, document: Document, advance: Advance) -> None:
+        """Make a document searchable, or leave everything as it was.
+
+        `advance` is told the stage and the progress (0–1) after each bounded step; what it raises
+        ends the work.
+        """
+        with timed(JobStage.PARSING):
+            parsed = self._parse(document)
+        advance(JobStage.CHUNKING, BEGIN[JobStage.CHUNKING])
+        with timed(JobStage.CHUNKING):
+            chunks = self._chunk(document, parsed)
+        advance(JobStage.EMBEDDING, BEGIN[JobStage.EMBEDDING])
+        with timed(JobStage.EMBEDDING):
+            vectors = self._embed(parsed.title or document.name, chunks, advance)
+        advance(JobStage.STORING, STORING_BEGINS)
+        with timed(JobStage.STORING):
+            self._store(job, parsed, vectors, chunks, advance)
+
+    def _parse(self, document: Document) -> ParsedDocument:
+        path = self._files.path(document.content_hash)
+        if not path.exists():
+            raise ParseFailed(
+                f"the file of “{document.name}” is gone from the data folder: add it again"
+            )
+        parsed = self._stages.parser.parse(path, document.name, document.media_type)
+        return storable(parsed)
+
+    def _chunk(self, document: Document, parsed: ParsedDocument) -> list[Chunk]:
+        spans = self._stages.chunker.chunk(parsed)
+        if not spans:
+            raise ParseFailed(f"“{document.name}” holds no text that can be read")
+        round_key = f"{document.id}/{document.content_hash}/{self._stages.chunker_name}"
+        return [
+            Chunk(chunk_id(round_key, index), document.id, document.collection_id, index, span)
+            for index, span in enumerate(spans)
+        ]
+
+    def _embed(self, title: str, chunks: Sequence[Chunk], advance: Advance) -> list[ChunkVectors]:
+        vectors: list[ChunkVectors] = []
+        room = STORING_BEGINS - BEGIN[JobStage.EMBEDDING]
+        for batch in batches(chunks, EMBED_BATCH):
+            texts = [self._stages.embedded_text(title, chunk.span) for chunk in batch]
+            dense = self._stages.embedder.embed_documents(texts)
+            vectors += [
+                ChunkVectors(
+                    chunk_id=chunk.id,
+                    document_id=chunk.document_id,
+                    collection_id=chunk.collection_id,
+                    dense=row,
+                    sparse=self._stages.term_weights(text),
+                )
+                for chunk, text, row in zip(batch, texts, dense, strict=True)
+            ]
+            done = len(vectors) / len(chunks)
+            advance(JobStage.EMBEDDING, BEGIN[JobStage.EMBEDDING] + room * done)
+        return vectors
+
+    def _store(
+        self,
+        job: Job,
+        parsed: ParsedDocument,
+        vectors: Sequence[ChunkVectors],
+        chunks: Sequence[Chunk],
+        advance: Advance,
+    ) -> None:
+        ids = [chunk.id for chunk in chunks]
+        self._chunks.announce_vectors(job.document_id, ids)
+        try:
+            for number, batch in enumerate(batches(vectors, UPSERT_BATCH)):
+                self._stages.store.upsert(batch)
+                done = min(1.0, (number + 1) * UPSERT_BATCH / len(vectors))
+                advance(JobStage.STORING, STORING_BEGINS + (1 - STORING_BEGINS) * done)
+            indexed = [
+                IndexedChunk(chunk, tuple(vector.sparse))
+                for chunk, vector in zip(chunks, vectors, strict=True)
+            ]
+            self._chunks.replace(job, parsed, indexed)
+        except LeaseLost:
+            # Whoever has the document now may have cleared the note before we wrote the vectors.
+            self._chunks.announce_vectors(job.document_id, ids)
+            raise
+
+
+def chunk_id(round_key: str, index: int) -> str:
+    """The same for the same document, content, chunker and place: a second run replaces."""
+    return hashlib.sha256(f"{round_key}/{index}".encode()).hexdigest()[:32]
+
+
+def storable(parsed: ParsedDocument) -> ParsedDocument:
+    """Put U+FFFD for characters that a database refuses; offsets stay as they are."""
+    text = UNSTORABLE.sub("\ufffd", parsed.text)
+    return replace(parsed, text=text, title=UNSTORABLE.sub("\ufffd", parsed.title))
+
+
+def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Slices of at most `size`."""
+    return (items[i : i + size] for i in range(0, len(items), size))
+
+
+@contextmanager
+def timed(stage: JobStage) -> Iterator[None]:
+    """Measure a stage that succeeds."""
+    started = time.perf_counter()
+    yield
+    job_stage_latency.labels(stage).observe(time.perf_counter() - started)

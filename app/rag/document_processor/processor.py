@@ -1,0 +1,218 @@
+"""DocumentProcessor: adds, deletes and re-indexes documents, and has the workers ingest them."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.domain import AddResult, Document, IncomingFile, Job
+from app.errors import NotFound, StoreUnavailable, UnsupportedFormat
+from app.rag.document_processor.files import FileStore, digest_file
+from app.rag.document_processor.ingestion import Advance, Ingestion, Stages
+from app.rag.document_processor.workers import WorkerConfig, Workers
+from app.rag.protocols import ChunkRecords, DocumentRecords, JobRecords
+
+logger = logging.getLogger(__name__)
+UNKNOWN_MEDIA_TYPE = "application/octet-stream"
+SWEEP_RETRY_S = 30.0
+Change = Document | str  # a changed document, or the id of a removed one
+
+
+@dataclass(frozen=True, slots=True)
+class IngestRecords:
+    """The repositories that ingestion writes to."""
+
+    documents: DocumentRecords
+    chunks: ChunkRecords
+    jobs: JobRecords
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorConfig:
+    """What is let in. `media_type_of` tells a file by its name and first bytes."""
+
+    media_type_of: Callable[[str, bytes], str]
+    readable_suffixes: Sequence[str]
+    max_file_bytes: int
+    workers: WorkerConfig = field(default_factory=WorkerConfig)
+
+
+class DocumentProcessor:
+    """Its calls block and are safe from several threads."""
+
+    def __init__(
+        self, stages: Stages, records: IngestRecords, files: FileStore, config: ProcessorConfig
+    ) -> None:
+        self._store = stages.store
+        self._documents = records.documents
+        self._chunks = records.chunks
+        self._jobs = records.jobs
+        self._files = files
+        self._config = config
+        self._ingestion = Ingestion(stages, records.chunks, files)
+        self._workers = Workers(
+            records.jobs, config.workers, self._ingest, self._announce, self._tidy
+        )
+        self._files_lock = threading.Lock()
+        self._sweep_lock = threading.Lock()
+        self._next_sweep = 0.0  # monotonic
+        self._subscribers: list[Callable[[Change], None]] = []
+
+    def add_file(
+        self, collection_id: str, source: str, path: str, name: str, file: Path
+    ) -> AddResult:
+        """Copy a file into the library and queue it, unless it is there with the same bytes.
+
+        A document whose last try failed is queued again. Raise UnsupportedFormat, TooLarge, or
+        NotFound for an unknown collection.
+        """
+        digest = digest_file(file, self._config.max_file_bytes)
+        media_type = self._config.media_type_of(name, digest.head)
+        if media_type == UNKNOWN_MEDIA_TYPE:
+            readable = " ".join(sorted(self._config.readable_suffixes))
+            raise UnsupportedFormat(f"“{name}” cannot be read; these can: {readable}")
+        incoming = IncomingFile(
+            collection_id, source, path, name, media_type, digest.content_hash, digest.num_bytes
+        )
+        with self._files_lock:  # nobody may take the file for unused in between
+            self._files.keep(file, digest)
+            result = self._documents.add(incoming)
+        if result.outcome != "unchanged":
+            self._tell(result.document)
+            self._workers.wake()
+        return result
+
+    def reindex(self, document_id: str) -> Document:
+        """Queue a document again, unless it is queued or being worked on."""
+        document = self._documents.requeue(document_id)
+        self._tell(document)
+        self._workers.wake()
+        return document
+
+    def retry(self, document_id: str) -> Document:
+        """Queue a failed document again."""
+        return self.reindex(document_id)
+
+    def delete(self, document_id: str) -> None:
+        """Remove a document, its chunks, and its file where no other document has the same."""
+        document = self._documents.get(document_id)
+        hashes = {document.content_hash, self._documents.served_hash(document_id)}
+        self._documents.delete(document_id)
+        self._clean_up_after([document_id], hashes)
+
+    def delete_collection(self, collection_id: str) -> None:
+        """Remove a collection with its documents; Conflict for the default one."""
+        removed_ids = self._documents.delete_collection(collection_id)
+        self._clean_up_after(removed_ids, self._files.hashes())
+
+    def file_path(self, document_id: str) -> Path:
+        """The file whose chunks are searched; before the first time, the newest."""
+        path = self._files.path(self._documents.served_hash(document_id))
+        if not path.exists():
+            raise NotFound(f"the file of document {document_id} is gone from the data folder")
+        return path
+
+    def subscribe(self, callback: Callable[[Change], None]) -> Callable[[], None]:
+        """Call back at each change, on the thread that made it; returns how to end that."""
+        self._subscribers.append(callback)
+
+        def unsubscribe() -> None:
+            if callback in self._subscribers:
+                self._subscribers.remove(callback)
+
+        return unsubscribe
+
+    def start(self) -> None:
+        """Take up what an earlier process left, then ingest on threads of our own."""
+        self.recover()
+        self._workers.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End the threads; a job in hand goes back into the queue and nothing is lost."""
+        self._workers.stop(timeout_s)
+
+    def wait_until_idle(self, timeout_s: float) -> bool:
+        """Whether nothing was left to do in time; a document that waits for a retry is left."""
+        return self._workers.wait_until_idle(timeout_s)
+
+    def recover(self) -> None:
+        """Take up jobs of dead processes; make files and vectors agree with SQL, the truth.
+
+        Conflict when another process works on the same data.
+        """
+        num_jobs = self._jobs.recover()
+        self._files.discard_incoming()
+        self._discard_unused(self._files.hashes())
+        self._tidy()
+        num_lost = self._requeue_lost()
+        logger.info("ingestion recovered num_jobs=%d num_lost=%d", num_jobs, num_lost)
+
+    def _ingest(self, job: Job, advance: Advance) -> None:
+        document = self._documents.get(job.document_id)
+        served_hash = self._documents.served_hash(job.document_id)
+        self._ingestion.run(job, document, advance)
+        if served_hash != document.content_hash:
+            self._discard_unused({served_hash})
+
+    def _requeue_lost(self) -> int:
+        """Index everything again when the vector store has fewer chunks than SQL."""
+        try:
+            num_vectors = self._store.count()
+        except StoreUnavailable as error:
+            logger.warning("vector store not compared reason=%s", error)
+            return 0
+        num_chunks = self._chunks.num_chunks()
+        if num_vectors >= num_chunks:
+            return 0
+        lost = self._documents.ready_ids()
+        logger.warning(
+            "vector store lost chunks num_vectors=%d num_chunks=%d: indexing %d documents again",
+            *(num_vectors, num_chunks, len(lost)),
+        )
+        for document_id in lost:
+            self._documents.requeue(document_id)
+        return len(lost)
+
+    def _clean_up_after(self, removed_ids: Sequence[str], hashes: set[str]) -> None:
+        for document_id in removed_ids:
+            self._tell(document_id)
+        self._discard_unused(hashes)
+        self._tidy()
+
+    def _discard_unused(self, hashes: set[str]) -> None:
+        """Delete those files that no document refers to."""
+        with self._files_lock:
+            for content_hash in hashes - self._documents.used_hashes():
+                self._files.discard(content_hash)
+
+    def _tidy(self) -> None:
+        """Delete vectors that belong to no chunk any more; one thread at a time, later if down."""
+        if time.monotonic() < self._next_sweep or not self._sweep_lock.acquire(blocking=False):
+            return
+        try:
+            for stale in self._chunks.stale_vectors():
+                self._store.delete_chunks(stale.chunk_ids)
+                self._chunks.forget_stale(stale)
+        except StoreUnavailable as error:
+            self._next_sweep = time.monotonic() + SWEEP_RETRY_S
+            logger.warning("stale vectors not deleted yet reason=%s", error)
+        finally:
+            self._sweep_lock.release()
+
+    def _announce(self, document_id: str) -> None:
+        """Tell where a document stands now."""
+        if not self._subscribers:
+            return
+        try:
+            self._tell(self._documents.get(document_id))
+        except NotFound:
+            self._tell(document_id)
+
+    def _tell(self, change: Change) -> None:
+        for callback in tuple(self._subscribers):
+            try:
+                callback(change)
+            except Exception:  # the border to whoever listens: it must not end a job
+                logger.exception("subscriber failed")

@@ -1,0 +1,245 @@
+"""The threads that work through the job queue: leases, heartbeats, retries and the stop.
+
+They know jobs, not documents: what a job means is the `ingest` function that they are given.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from app.domain import Job, JobStage
+from app.errors import FolioError, LeaseLost, ParseLimitExceeded, Unavailable
+from app.metrics import jobs as job_outcomes
+from app.metrics import jobs_queued
+from app.rag.document_processor.ingestion import Advance
+from app.rag.protocols import JobRecords
+
+logger = logging.getLogger(__name__)
+IDLE_CHECK_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """How many threads, and how patient they are.
+
+    A thread that makes no step within `step_timeout_s` is given up: its lease runs out and another
+    takes the job. `poll_s` is how soon the jobs of other processes and due retries are seen.
+    """
+
+    num_workers: int = 1
+    lease_s: float = 60.0
+    step_timeout_s: float = 900.0
+    poll_s: float = 1.0
+    max_attempts: int = 8
+    max_parse_attempts: int = 2
+    first_backoff_s: float = 2.0
+    max_backoff_s: float = 300.0
+
+
+class Stopping(Exception):
+    """The workers are being stopped; the job goes back into the queue."""
+
+
+@dataclass(slots=True)
+class Work:
+    """A job in the hands of a thread, which is stuck after `deadline` (monotonic)."""
+
+    job: Job
+    deadline: float
+
+
+class Workers:
+    """`ingest` does a job, `announce` tells of a document's change, `tidy` runs between jobs."""
+
+    def __init__(
+        self,
+        jobs: JobRecords,
+        config: WorkerConfig,
+        ingest: Callable[[Job, Advance], None],
+        announce: Callable[[str], None],
+        tidy: Callable[[], None],
+    ) -> None:
+        self._jobs = jobs
+        self._config = config
+        self._ingest = ingest
+        self._announce = announce
+        self._tidy = tidy
+        self._lock = threading.Lock()  # guards the next two
+        self._threads: list[threading.Thread] = []
+        self._working: dict[threading.Thread, Work] = {}
+        self._wake = threading.Event()
+        self._is_stopping = threading.Event()
+
+    def start(self) -> None:
+        """Start the threads; they are daemons, so that a stuck one cannot hold up the exit."""
+        self._is_stopping.clear()
+        self._start_thread(self._beat, "ingest-heart")
+        for _ in range(self._config.num_workers):
+            self._start_thread(self._work, "ingest-worker")
+
+    def stop(self, timeout_s: float) -> None:
+        """End the threads; a job in hand goes back into the queue."""
+        deadline = time.monotonic() + timeout_s
+        self._is_stopping.set()
+        self._wake.set()
+        for thread in list(self._threads):
+            thread.join(max(0.0, deadline - time.monotonic()))
+        with self._lock:
+            unfinished = list(self._working.values())
+            self._threads.clear()
+            self._working.clear()
+        for work in unfinished:  # in a long step; what it still does is void
+            self._let_go(work.job, self._jobs.release)
+
+    def wake(self) -> None:
+        """There is a new job."""
+        self._wake.set()
+
+    def wait_until_idle(self, timeout_s: float) -> bool:
+        """Whether no job was left in time; one that waits for its retry is one."""
+        deadline = time.monotonic() + timeout_s
+        while self._jobs.num_pending():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(IDLE_CHECK_S)
+        return True
+
+    def _start_thread(self, target: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        with self._lock:
+            self._threads.append(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        """A worker thread; it outlives every failure."""
+        while not self._is_stopping.is_set():
+            self._wake.clear()
+            try:
+                has_worked = self._work_once()
+            except Exception:  # the border of a thread: the queue itself failed
+                logger.exception("ingestion worker failed")
+                has_worked = False
+            if threading.current_thread() not in self._threads:
+                return  # given up as stuck, and replaced
+            if not has_worked:
+                self._wake.wait(self._config.poll_s)
+
+    def _work_once(self) -> bool:
+        """Do one job if there is one."""
+        self._tidy()
+        for document_id in self._jobs.fail_exhausted(self._config.max_attempts):
+            job_outcomes.labels("failed").inc()
+            self._announce(document_id)
+        jobs_queued.set(self._jobs.num_pending())
+        job = self._jobs.claim(self._config.lease_s)
+        if job is None:
+            return False
+        me = threading.current_thread()
+        with self._lock:
+            self._working[me] = Work(job, self._next_deadline())
+        try:
+            self._do(job)
+        finally:
+            with self._lock:
+                self._working.pop(me, None)
+        self._announce(job.document_id)
+        return True
+
+    def _do(self, job: Job) -> None:
+        """Do a job, and decide what becomes of it when that fails."""
+        started = time.monotonic()
+        self._announce(job.document_id)
+        try:
+            self._ingest(job, partial(self._advance, job))
+        except Stopping:
+            self._let_go(job, self._jobs.release)
+        except LeaseLost as error:
+            job_outcomes.labels("lost").inc()
+            logger.info("ingestion job lost job_id=%s reason=%s", job.id, error)
+        except FolioError as error:
+            self._let_go(job, partial(self._after_failure, error))
+        except Exception as error:  # a border: one document must not end the others
+            logger.exception("ingestion job failed job_id=%s", job.id)
+            reason = f"unexpected {type(error).__name__}: {error}; retry, or report this"
+            self._let_go(job, partial(self._fail, reason))
+        else:
+            job_outcomes.labels("done").inc()
+            seconds = time.monotonic() - started
+            logger.info("document ready document_id=%s seconds=%.2f", job.document_id, seconds)
+
+    def _after_failure(self, error: FolioError, job: Job) -> None:
+        """Try again later what may pass, up to a limit; end the job otherwise."""
+        if self._is_stopping.is_set():  # what we depend on may be closing already
+            self._jobs.release(job)
+            return
+        limit = 1
+        if isinstance(error, Unavailable):
+            limit = self._config.max_attempts
+        elif isinstance(error, ParseLimitExceeded):
+            limit = self._config.max_parse_attempts
+        if job.attempt >= limit:
+            tried = f" (tried {job.attempt} times)" if job.attempt > 1 else ""
+            self._fail(f"{error}{tried}", job)
+            return
+        delay_s = self._config.first_backoff_s * 2 ** (job.attempt - 1)
+        delay_s = min(delay_s, self._config.max_backoff_s)
+        self._jobs.postpone(job, str(error), delay_s)
+        job_outcomes.labels("postponed").inc()
+        logger.warning(
+            "ingestion job postponed job_id=%s attempt=%d delay_s=%.0f reason=%s",
+            *(job.id, job.attempt, delay_s, error),
+        )
+
+    def _fail(self, reason: str, job: Job) -> None:
+        self._jobs.fail(job, reason)
+        job_outcomes.labels("failed").inc()
+        logger.warning("ingestion job failed job_id=%s reason=%s", job.id, reason)
+
+    def _let_go(self, job: Job, write: Callable[[Job], None]) -> None:
+        """Write how a job ended, if that is still ours to write."""
+        try:
+            write(job)
+        except LeaseLost:
+            logger.info("ingestion job was lost before its end job_id=%s", job.id)
+        except Unavailable as error:
+            logger.warning("ingestion job waits for its lease job_id=%s reason=%s", job.id, error)
+
+    def _advance(self, job: Job, stage: JobStage, progress: float) -> None:
+        """Note a step of a job; raise Stopping or LeaseLost when it must not go on."""
+        if self._is_stopping.is_set():
+            raise Stopping
+        self._jobs.advance(job, stage, progress, self._config.lease_s)
+        with self._lock:
+            work = self._working.get(threading.current_thread())
+            if work is not None:
+                work.deadline = self._next_deadline()
+        self._announce(job.document_id)
+
+    def _next_deadline(self) -> float:
+        return time.monotonic() + self._config.step_timeout_s
+
+    def _beat(self) -> None:
+        """The heart: renew the leases of threads that are not stuck, and replace those that are."""
+        while not self._is_stopping.wait(self._config.lease_s / 4):
+            with self._lock:
+                working = list(self._working.items())
+            for thread, work in working:
+                if time.monotonic() > work.deadline:
+                    self._give_up(thread, work.job)
+                else:
+                    self._let_go(work.job, self._renew)
+
+    def _renew(self, job: Job) -> None:
+        self._jobs.heartbeat(job, self._config.lease_s)
+
+    def _give_up(self, thread: threading.Thread, job: Job) -> None:
+        """Leave a stuck thread to itself: its lease runs out, a new thread takes its place."""
+        logger.error("ingestion thread is stuck and replaced job_id=%s", job.id)
+        with self._lock:
+            self._working.pop(thread, None)
+            if thread in self._threads:
+                self._threads.remove(thread)
+        self._start_thread(self._work, "ingest-worker")

@@ -1,0 +1,534 @@
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from app.db.chunks import ChunkRepository
+from app.db.collections import CollectionRepository
+from app.db.documents import DocumentRepository
+from app.db.jobs import JobRepository
+from app.db.session import Database
+from app.domain import (
+    Block,
+    BlockKind,
+    ChunkSpan,
+    DocumentStatus,
+    JobStage,
+    ParsedDocument,
+)
+from app.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    ParseFailed,
+    ParseLimitExceeded,
+    StoreUnavailable,
+    TooLarge,
+    UnsupportedFormat,
+)
+from app.rag.document_processor import (
+    DocumentProcessor,
+    FileStore,
+    IngestRecords,
+    ProcessorConfig,
+    Stages,
+    WorkerConfig,
+)
+from tests.fakes import FakeEmbedder, FakeVectorStore, sparse_of
+
+PATIENCE_S = 20
+
+
+class LineParser:
+    """Text files; the first line is the title. What a test puts into `failures` is raised."""
+
+    def __init__(self):
+        self.failures = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.has_begun = threading.Event()
+        self.names = []
+
+    def parse(self, path, name, media_type):
+        self.names.append(name)
+        self.has_begun.set()
+        assert self.gate.wait(PATIENCE_S)
+        if self.failures:
+            raise self.failures.pop(0)
+        text = path.read_text(errors="surrogateescape")
+        block = Block(BlockKind.PARAGRAPH, 0, len(text))
+        return ParsedDocument(text, text.split("\n")[0], (block,))
+
+
+class LineChunker:
+    """A chunk a line."""
+
+    def chunk(self, document):
+        spans, start = [], 0
+        for line in document.text.split("\n"):
+            if line.strip():
+                spans.append(ChunkSpan(start, start + len(line), line, (), len(line.split())))
+            start += len(line) + 1
+        return spans
+
+
+class FlakyStore(FakeVectorStore):
+    """Is down for as many calls as `num_outages` says."""
+
+    num_outages = 0
+
+    def upsert(self, chunks):
+        self._work()
+        super().upsert(chunks)
+
+    def delete_chunks(self, chunk_ids):
+        self._work()
+        super().delete_chunks(chunk_ids)
+
+    def _work(self):
+        if self.num_outages:
+            self.num_outages -= 1
+            raise StoreUnavailable("the vector store does not answer")
+
+
+def media_type_of(name, head):
+    return "text/plain" if name.endswith(".txt") else "application/octet-stream"
+
+
+class World:
+    """A processor on a real database, with fakes for the heavy stages."""
+
+    def __init__(self, folder, store=None):
+        self.folder = folder
+        self.database = Database(f"sqlite:///{folder}/folio.db")
+        self.database.migrate()
+        self.documents = DocumentRepository(self.database)
+        self.chunks = ChunkRepository(self.database)
+        self.jobs = JobRepository(self.database)
+        self.parser = LineParser()
+        self.embedder = FakeEmbedder()
+        self.store = store if store is not None else FlakyStore()
+        self.processor = self.new_processor()
+
+    def new_processor(self, **config):
+        quick = WorkerConfig(poll_s=0.05, first_backoff_s=0.01, max_backoff_s=0.05, max_attempts=4)
+        stages = Stages(
+            parser=self.parser,
+            chunker=LineChunker(),
+            chunker_name="line",
+            embedder=self.embedder,
+            store=self.store,
+            embedded_text=lambda title, span: f"{title}\n{span.text}",
+            term_weights=sparse_of,
+        )
+        return DocumentProcessor(
+            stages,
+            IngestRecords(self.documents, self.chunks, self.jobs),
+            FileStore(self.folder / "files"),
+            ProcessorConfig(media_type_of, [".txt"], 1000, replace(quick, **config)),
+        )
+
+    def add(self, text, path="a.txt", collection_id="default"):
+        file = self.folder / "given.txt"
+        file.write_text(text)
+        return self.processor.add_file(collection_id, "folder", path, path, file)
+
+    def ingest(self):
+        assert self.processor.wait_until_idle(PATIENCE_S)
+        self.processor.stop(PATIENCE_S)
+        self.processor.start()
+        assert self.processor.wait_until_idle(PATIENCE_S)
+
+    def found(self, document_id):
+        return [chunk.span.text for chunk in self.chunks.list(document_id)[0]]
+
+    def files(self):
+        return sorted(path.name for path in (self.folder / "files").glob("??/*"))
+
+    def assert_consistent(self):
+        """SQL and the vector store hold the same chunks, and the statistics are exact."""
+        with self.database.snapshot() as session:
+            from sqlalchemy import text
+
+            ids = set(session.scalars(text("SELECT id FROM chunks")))
+            assert session.scalar(text("SELECT count(*) FROM stale_vectors")) == 0
+            terms = dict(session.execute(text("SELECT id, num_chunks FROM terms")).all())
+        assert ids == set(self.store.chunks)
+        counted = {}
+        for chunk in self.store.chunks.values():
+            for term in chunk.sparse:
+                counted[term] = counted.get(term, 0) + 1
+        assert terms == counted
+
+
+@pytest.fixture
+def world(tmp_path):
+    world = World(tmp_path)
+    yield world
+    world.parser.gate.set()
+    world.processor.stop(PATIENCE_S)
+    world.database.close()
+
+
+def test_added_file_becomes_searchable(world):
+    world.processor.start()
+    result = world.add("Title\nfirst line\nsecond line")
+    assert result.outcome == "added"
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    document = world.documents.get(result.document.id)
+    assert (document.status, document.stage) == (DocumentStatus.READY, JobStage.DONE)
+    assert (document.title, document.num_chunks, document.progress) == ("Title", 3, 1.0)
+    assert world.found(document.id) == ["Title", "first line", "second line"]
+    assert world.processor.file_path(document.id).read_text() == "Title\nfirst line\nsecond line"
+    world.assert_consistent()
+
+
+def test_same_bytes_are_unchanged(world):
+    world.processor.start()
+    world.add("one")
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.add("one").outcome == "unchanged"
+    assert world.jobs.num_pending() == 0
+
+
+def test_changed_file_serves_old_chunks_until_new_are_ready(world):
+    world.processor.start()
+    document = world.add("old").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.parser.gate.clear()
+    assert world.add("new\nnewer").outcome == "changed"
+    world.parser.has_begun.wait(PATIENCE_S)
+    assert world.found(document.id) == ["old"]
+    assert world.documents.text(document.id) == "old"
+    assert world.processor.file_path(document.id).read_text() == "old"
+    world.parser.gate.set()
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.ingest()
+    assert world.found(document.id) == ["new", "newer"]
+    assert len(world.files()) == 1
+    world.assert_consistent()
+
+
+def test_content_changed_while_being_read_ends_as_the_newest(world):
+    world.processor.start()
+    world.parser.gate.clear()
+    document = world.add("first").document
+    world.parser.has_begun.wait(PATIENCE_S)
+    world.add("second")
+    world.parser.gate.set()
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.ingest()
+    assert world.found(document.id) == ["second"]
+    world.assert_consistent()
+
+
+def test_old_content_that_comes_back_is_found(world):
+    world.processor.start()
+    document = world.add("one\ntwo").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    for text in ("three", "one\ntwo"):
+        world.add(text)
+        assert world.processor.wait_until_idle(PATIENCE_S)
+    world.ingest()
+    assert world.found(document.id) == ["one", "two"]
+    world.assert_consistent()
+
+
+def test_delete_removes_chunks_vectors_and_file(world):
+    world.processor.start()
+    document = world.add("one\ntwo").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.processor.delete(document.id)
+    with pytest.raises(NotFound):
+        world.documents.get(document.id)
+    assert world.files() == []
+    assert world.store.chunks == {}
+    world.assert_consistent()
+
+
+def test_file_stays_while_another_document_has_the_same_bytes(world):
+    world.processor.start()
+    first = world.add("same", "a.txt").document
+    second = world.add("same", "b.txt").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert len(world.files()) == 1
+    world.processor.delete(first.id)
+    assert world.processor.file_path(second.id).read_text() == "same"
+    assert world.found(second.id) == ["same"]
+
+
+def test_document_deleted_while_being_read_leaves_nothing(world):
+    world.processor.start()
+    world.parser.gate.clear()
+    document = world.add("one").document
+    world.parser.has_begun.wait(PATIENCE_S)
+    world.processor.delete(document.id)
+    world.parser.gate.set()
+    world.ingest()
+    assert world.store.chunks == {}
+    world.assert_consistent()
+
+
+def test_deleted_collection_takes_its_documents_along(world):
+    collections = CollectionRepository(world.database)
+    other = collections.create("other")
+    world.processor.start()
+    kept = world.add("kept").document
+    world.add("gone", collection_id=other.id)
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.processor.delete_collection(other.id)
+    assert [c.name for c in collections.list()] == ["default"]
+    assert world.documents.list()[0][0].id == kept.id
+    assert len(world.files()) == 1
+    world.assert_consistent()
+    with pytest.raises(Conflict):
+        world.processor.delete_collection("default")
+
+
+def test_vectors_of_a_deleted_document_go_when_the_store_is_back(world):
+    world.processor.start()
+    document = world.add("one").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.processor.stop(PATIENCE_S)
+    world.store.num_outages = 1
+    world.processor.delete(document.id)
+    assert len(world.store.chunks) == 1
+    world.processor = world.new_processor()
+    world.processor.start()
+    assert world.store.chunks == {}
+    world.assert_consistent()
+
+
+def test_outage_of_the_store_is_waited_out(world):
+    world.store.num_outages = 2
+    world.processor.start()
+    document = world.add("one").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.documents.get(document.id).status == DocumentStatus.READY
+    assert world.documents.get(document.id).error is None
+
+
+def test_outage_without_end_fails_with_the_reason(world):
+    world.store.num_outages = 1000
+    world.processor.start()
+    document = world.add("one").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    document = world.documents.get(document.id)
+    assert document.status == DocumentStatus.FAILED
+    assert document.error == "the vector store does not answer (tried 4 times)"
+
+
+def test_unreadable_file_fails_once_and_others_go_on(world):
+    world.parser.failures = [ParseFailed("“a.txt” is damaged")]
+    world.processor.start()
+    bad = world.add("bad", "a.txt").document
+    good = world.add("good", "b.txt").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.documents.get(bad.id).error == "“a.txt” is damaged"
+    assert world.documents.get(good.id).status == DocumentStatus.READY
+    assert world.parser.names.count("a.txt") == 1
+
+
+def test_file_that_kills_its_parser_is_given_up_after_a_few_times(world):
+    world.parser.failures = [ParseLimitExceeded("took too long")] * 5
+    world.processor.start()
+    document = world.add("bad").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.documents.get(document.id).error == "took too long (tried 2 times)"
+    assert len(world.parser.names) == 2
+
+
+def test_unexpected_error_fails_the_document_only(world, caplog):
+    world.parser.failures = [ZeroDivisionError("division by zero")]
+    world.processor.start()
+    bad = world.add("bad", "a.txt").document
+    good = world.add("good", "b.txt").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert "ZeroDivisionError" in world.documents.get(bad.id).error
+    assert world.documents.get(good.id).status == DocumentStatus.READY
+
+
+def test_failed_document_can_be_retried(world):
+    world.parser.failures = [ParseFailed("damaged")]
+    world.processor.start()
+    document = world.add("text").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.processor.retry(document.id)
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.documents.get(document.id).status == DocumentStatus.READY
+
+
+def test_adding_the_bytes_of_a_failed_document_tries_again(world):
+    world.parser.failures = [ParseFailed("damaged")]
+    world.processor.start()
+    document = world.add("text").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.add("text").outcome == "changed"
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.documents.get(document.id).status == DocumentStatus.READY
+
+
+def test_changed_file_that_cannot_be_read_leaves_the_old_chunks(world):
+    world.processor.start()
+    document = world.add("old").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.parser.failures = [ParseFailed("damaged")]
+    world.add("new")
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.documents.get(document.id).status == DocumentStatus.FAILED
+    assert world.found(document.id) == ["old"]
+    world.ingest()
+    world.assert_consistent()
+
+
+def test_reindex_replaces_chunks_with_the_same_ids(world):
+    world.processor.start()
+    document = world.add("one\ntwo").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    before = [chunk.id for chunk in world.chunks.list(document.id)[0]]
+    world.processor.reindex(document.id)
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert [chunk.id for chunk in world.chunks.list(document.id)[0]] == before
+    world.assert_consistent()
+
+
+def test_stop_gives_the_job_back_without_counting_it(world):
+    world.processor.start()
+    world.parser.gate.clear()
+    document = world.add("one").document
+    world.parser.has_begun.wait(PATIENCE_S)
+    threading.Timer(0.1, world.parser.gate.set).start()
+    world.processor.stop(PATIENCE_S)
+    assert world.documents.get(document.id).stage == JobStage.QUEUED
+    assert world.jobs.claim(1).attempt == 1
+
+
+def test_stop_does_not_wait_for_a_long_step(world):
+    world.processor.start()
+    world.parser.gate.clear()
+    document = world.add("one").document
+    world.parser.has_begun.wait(PATIENCE_S)
+    started = time.monotonic()
+    world.processor.stop(0.2)
+    assert time.monotonic() - started < 2
+    assert world.documents.get(document.id).stage == JobStage.QUEUED
+    world.parser.gate.set()
+    world.processor.start()
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.found(document.id) == ["one"]
+
+
+def test_stuck_thread_is_replaced_and_its_job_taken_over(world):
+    world.processor = world.new_processor(lease_s=0.3, step_timeout_s=0.2)
+    world.parser.gate.clear()
+    world.processor.start()
+    document = world.add("one").document
+    world.parser.has_begun.wait(PATIENCE_S)
+    world.parser.has_begun.clear()
+    assert world.parser.has_begun.wait(PATIENCE_S)  # a second thread reads it
+    world.parser.gate.set()
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.documents.get(document.id).status == DocumentStatus.READY
+
+
+def test_long_step_keeps_its_lease(world):
+    world.processor = world.new_processor(lease_s=0.3, step_timeout_s=60)
+    world.parser.gate.clear()
+    world.processor.start()
+    world.add("one")
+    world.parser.has_begun.wait(PATIENCE_S)
+    time.sleep(0.8)
+    assert world.jobs.claim(1) is None
+    world.parser.gate.set()
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.parser.names == ["a.txt"]
+
+
+def test_job_of_a_dead_process_is_taken_up_at_the_start(world):
+    document = world.add("one").document
+    world.jobs.claim(3600)
+    world.processor.start()
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.documents.get(document.id).status == DocumentStatus.READY
+
+
+def test_file_that_kills_the_process_is_given_up(world):
+    document = world.add("one").document
+    for _ in range(4):
+        world.jobs.claim(3600)
+        world.jobs.recover()
+    world.processor.start()
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    document = world.documents.get(document.id)
+    assert document.status == DocumentStatus.FAILED
+    assert "gave up after 4 attempts" in document.error
+
+
+def test_lost_vectors_are_made_again(world):
+    world.processor.start()
+    document = world.add("one\ntwo").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.processor.stop(PATIENCE_S)
+    world.store.chunks.clear()
+    world.processor.start()
+    assert world.found(document.id) == ["one", "two"]
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.assert_consistent()
+
+
+def test_second_process_on_the_same_data_is_refused(world):
+    world.processor.start()
+    other = World(world.folder, store=world.store)
+    with pytest.raises(Conflict, match="works on"):
+        other.processor.start()
+    other.database.close()
+
+
+def test_subscribers_see_each_stage_and_the_removal(world):
+    changes = []
+    unsubscribe = world.processor.subscribe(changes.append)
+    world.processor.start()
+    document = world.add("one").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.processor.stop(PATIENCE_S)
+    world.processor.delete(document.id)
+    stages = list(dict.fromkeys(c.stage for c in changes if not isinstance(c, str)))
+    assert stages == ["queued", "parsing", "chunking", "embedding", "storing", "done"]
+    assert changes[-1] == document.id
+    unsubscribe()
+    num_changes = len(changes)
+    world.add("two")
+    assert len(changes) == num_changes
+
+
+def test_what_cannot_be_taken_is_refused(world):
+    file = world.folder / "given.bin"
+    file.write_bytes(b"\x00" * 10)
+    with pytest.raises(UnsupportedFormat, match=r"given.bin.*\.txt"):
+        world.processor.add_file("default", "folder", "given.bin", "given.bin", file)
+    with pytest.raises(TooLarge, match="given.txt is larger"):
+        world.add("x" * 1001)
+    with pytest.raises(NotFound, match="collection"):
+        world.add("x", collection_id="nowhere")
+    with pytest.raises(InvalidInput, match="No such file"):
+        world.processor.add_file("default", "folder", "no.txt", "no.txt", world.folder / "no.txt")
+
+
+def test_characters_that_a_database_refuses_are_replaced_in_place(world):
+    file = world.folder / "given.txt"
+    file.write_bytes(b"a\x00b\nc\xffd")
+    world.processor.start()
+    document = world.processor.add_file("default", "folder", "a.txt", "a.txt", file).document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.documents.text(document.id) == "a\ufffdb\nc\ufffdd"
+    assert world.found(document.id) == ["a\ufffdb", "c\ufffdd"]
+
+
+def test_leftovers_of_a_killed_process_are_discarded(world):
+    folder = world.folder / "files"
+    (folder / "ab").mkdir(parents=True)
+    (folder / "incoming-x").write_text("half")
+    (folder / "ab" / ("ab" + "0" * 62)).write_text("nobody's")
+    world.processor.start()
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
