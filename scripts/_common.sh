@@ -5,7 +5,7 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 LOGS=$ROOT/build/logs
 VENV=$ROOT/.venv
-HEARTBEAT_S=15
+HEARTBEAT_S=${FOLIO_HEARTBEAT_S:-15}
 PIP_OPTIONS="--disable-pip-version-check --no-input --progress-bar off"
 
 # Idle OpenMP threads sleep instead of spinning: with anything else running on the machine,
@@ -67,15 +67,15 @@ stop_ticker() {
 }
 
 # heartbeat LOG STARTED: now and then, how long the step has taken and the last line of its log.
+# It sleeps by the second, so that little of it outlives an interrupted step.
 heartbeat() {
-  local log=$1 started=$2 nap=
-  trap - EXIT
-  trap 'kill "$nap" 2>/dev/null; exit 0' TERM
-  while kill -0 $$ 2>/dev/null; do
-    sleep "$HEARTBEAT_S" >/dev/null 2>&1 9>&- &
-    nap=$!
-    wait "$nap"
-    say "    ... $((SECONDS - started)) s  $(tail -n 1 "$log" | tr -d '\r' | cut -c 1-90)"
+  local log=$1 started=$2 seconds=0
+  trap - EXIT INT TERM
+  while sleep 1 >/dev/null 2>&1 9>&- && kill -0 $$ 2>/dev/null; do
+    seconds=$((seconds + 1))
+    if [ $((seconds % HEARTBEAT_S)) -eq 0 ]; then
+      say "    ... $((SECONDS - started)) s  $(tail -n 1 "$log" | tr -d '\r' | cut -c 1-90)"
+    fi
   done
 }
 

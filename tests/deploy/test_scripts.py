@@ -95,6 +95,9 @@ class Project:
         output, _ = process.communicate(timeout=60)
         return process.returncode, output
 
+    def need_an_installation(self):
+        (self.folder / "requirements.txt").write_text(f"torch==2.13.0\n# {time.time()}\n")
+
     @property
     def num_installs(self):
         path = self.folder / "installed.txt"
@@ -167,8 +170,7 @@ def test_a_second_start_installs_nothing(project):
 
 
 def test_changed_requirements_are_installed_again(project):
-    with (project.folder / "requirements.txt").open("a") as file:
-        file.write("more==1\n")
+    project.need_an_installation()
     project.run("start")
     assert project.num_installs == 1
     assert project.npm_calls == []
@@ -209,11 +211,12 @@ def test_init_data_takes_paths_of_the_caller(project, tmp_path):
     assert output.splitlines()[-1] == f"app ['{tmp_path}/papers', '--collection', 'x']"
 
 
-def test_two_starts_at_once_install_once(fresh):
-    processes = [fresh.start_process("start", INSTALL_S=2) for _ in range(2)]
+def test_two_starts_at_once_install_once(project):
+    project.need_an_installation()
+    processes = [project.start_process("start", INSTALL_S=2) for _ in range(2)]
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    assert fresh.num_installs == 1
+    assert project.num_installs == 1
     assert sum("waiting for it" in output for output in outputs) == 1
 
 
@@ -227,8 +230,7 @@ def test_two_starts_at_once_install_once(fresh):
     ],
 )
 def test_a_failed_installation_shows_its_end_and_the_way_out(project, message, way_out):
-    with (project.folder / "requirements.txt").open("a") as file:
-        file.write("again==1\n")
+    project.need_an_installation()
     code, output = project.run("start", INSTALL_SAYS=message)
     assert code == 1
     assert f"| {message}" in output
@@ -237,8 +239,7 @@ def test_a_failed_installation_shows_its_end_and_the_way_out(project, message, w
 
 
 def test_after_a_failure_the_next_start_goes_on(project):
-    with (project.folder / "requirements.txt").open("a") as file:
-        file.write("third==1\n")
+    project.need_an_installation()
     project.run("start", INSTALL_SAYS="broken")
     code, output = project.run("start")
     assert code == 0, output
@@ -290,9 +291,10 @@ def test_without_node_a_private_one_is_installed(project):
     assert (private / "marker").exists()
 
 
-def test_ctrl_c_during_the_set_up_stops_everything(fresh):
-    process = fresh.start_process("start", INSTALL_S=30)
-    assert wait_for(lambda: fresh.num_installs)
+def test_ctrl_c_during_the_set_up_stops_everything(project):
+    project.need_an_installation()
+    process = project.start_process("start", INSTALL_S=30)
+    assert wait_for(lambda: project.num_installs)
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=5)
     assert process.returncode != 0
@@ -300,11 +302,10 @@ def test_ctrl_c_during_the_set_up_stops_everything(fresh):
     assert wait_for(lambda: not group_is_alive(process.pid))
 
 
-def test_long_steps_say_that_they_are_alive(fresh):
-    common = fresh.folder / "scripts" / "_common.sh"
-    common.write_text(common.read_text().replace("HEARTBEAT_S=15", "HEARTBEAT_S=0.3"))
-    _, output = fresh.run("start", INSTALL_S=2)
-    assert "    ... " in output
+def test_long_steps_say_that_they_are_alive(project):
+    project.need_an_installation()
+    _, output = project.run("start", INSTALL_S=3, FOLIO_HEARTBEAT_S=1)
+    assert "    ... 1 s  " in output
 
 
 class Installer:
