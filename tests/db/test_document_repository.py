@@ -1,0 +1,127 @@
+import threading
+
+import pytest
+
+from app.db.collections import CollectionRepository
+from app.db.documents import DocumentRepository
+from app.db.jobs import JobRepository
+from app.domain import DocumentStatus, IncomingFile
+from app.errors import Conflict, NotFound
+
+
+@pytest.fixture
+def documents(database):
+    return DocumentRepository(database)
+
+
+def incoming(path="a.txt", content_hash="h1", collection_id="default", name=None):
+    name = name or path.rpartition("/")[2]
+    return IncomingFile(collection_id, "folder", path, name, "text/plain", content_hash, 3)
+
+
+def test_added_document_is_queued(documents):
+    result = documents.add(incoming("folder/a.txt"))
+    assert result.outcome == "added"
+    document = documents.get(result.document.id)
+    assert document == result.document
+    assert (document.status, document.name, document.path) == (
+        DocumentStatus.QUEUED,
+        "a.txt",
+        "folder/a.txt",
+    )
+
+
+def test_identity_is_collection_source_and_path(documents, database):
+    other = CollectionRepository(database).create("other")
+    first = documents.add(incoming()).document
+    assert documents.add(incoming()).outcome == "unchanged"
+    assert documents.add(incoming(content_hash="h2")).document.id == first.id
+    assert documents.add(incoming(collection_id=other.id)).outcome == "added"
+    assert documents.add(incoming("b.txt")).outcome == "added"
+    assert documents.list()[1] == 3
+
+
+def test_threads_that_add_the_same_file_make_one_document(documents):
+    outcomes = []
+
+    def add():
+        outcomes.append(documents.add(incoming()).outcome)
+
+    threads = [threading.Thread(target=add) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(outcomes) == ["added"] + ["unchanged"] * 7
+
+
+def test_unknown_ids_are_not_found(documents):
+    for call in (
+        documents.get,
+        documents.text,
+        documents.delete,
+        documents.requeue,
+        documents.served_hash,
+    ):
+        with pytest.raises(NotFound):
+            call("nope")
+    with pytest.raises(NotFound, match="collection"):
+        documents.add(incoming(collection_id="nope"))
+
+
+def test_list_filters_and_pages_newest_first(documents, database):
+    for n in range(5):
+        documents.add(incoming(f"{n}.txt"))
+    jobs = JobRepository(database)
+    jobs.fail(jobs.claim(60), "damaged")
+    items, total = documents.list(page=2, page_size=2)
+    assert ([d.path for d in items], total) == (["2.txt", "1.txt"], 5)
+    assert [d.path for d in documents.list(status="failed")[0]] == ["0.txt"]
+    assert documents.list(status="pending")[1] == 4
+    assert documents.list(status="ready")[1] == 0
+    assert documents.list(collection_id="nope") == ([], 0)
+
+
+@pytest.mark.parametrize("query, found", [("100%", 1), ("REPORT", 2), ("a_b", 0), ("年假", 1)])
+def test_list_searches_names_literally_in_any_case(documents, query, found):
+    for path in ("report 100%.txt", "Report 1000.txt", "axb.txt", "员工年假.txt"):
+        documents.add(incoming(path))
+    assert documents.list(query=query)[1] == found
+
+
+def test_counts_follow_the_jobs(documents, database):
+    for n in range(3):
+        documents.add(incoming(f"{n}.txt"))
+    jobs = JobRepository(database)
+    jobs.fail(jobs.claim(60), "damaged")
+    counts = documents.counts()
+    assert (counts.num_documents, counts.num_pending, counts.num_failed) == (3, 2, 1)
+    assert documents.counts("nope").num_documents == 0
+
+
+def test_collection_names_are_unique(database):
+    collections = CollectionRepository(database)
+    created = collections.create("Handbook")
+    assert collections.by_name("Handbook") == created
+    with pytest.raises(Conflict, match="Handbook"):
+        collections.create("Handbook")
+
+
+def test_collections_count_their_documents(documents, database):
+    documents.add(incoming())
+    assert [(c.id, c.num_documents) for c in CollectionRepository(database).list()] == [
+        ("default", 1)
+    ]
+
+
+def test_deleted_collection_takes_its_documents_along(documents, database):
+    collections = CollectionRepository(database)
+    other = collections.create("other")
+    gone = documents.add(incoming(collection_id=other.id)).document
+    kept = documents.add(incoming()).document
+    assert documents.delete_collection(other.id) == [gone.id]
+    assert [d.id for d in documents.list()[0]] == [kept.id]
+    with pytest.raises(NotFound):
+        documents.delete_collection(other.id)
+    with pytest.raises(Conflict, match="default"):
+        documents.delete_collection("default")
