@@ -1,4 +1,4 @@
-"""The command line: `python -m app serve` runs the appliance, `python -m app openapi` its schema."""
+"""The command line: `python -m app serve` runs the appliance, `openapi` prints its schema."""
 
 import json
 import socket
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from app import log
-from app.config import Settings
+from app.config import Settings, example_env
 from app.errors import FolioError
 from app.main import create_app, create_routes, drain
 from app.services import Services
@@ -35,6 +35,7 @@ class Server(uvicorn.Server):
             server.close()
         await drain(app)
         await super().shutdown(sockets)
+        self._captured_signals.clear()  # uvicorn would raise them again; we end with status 0
 
 
 @cli.command()
@@ -64,6 +65,12 @@ def serve(
     url = _url(settings.host, listener.getsockname()[1])
     threading.Thread(target=_announce, args=(services, url), daemon=True).start()
     _run(app, listener)
+
+
+@cli.command()
+def settings() -> None:
+    """Print every setting with its default: the contents of .env.example."""
+    sys.stdout.write(example_env())
 
 
 @cli.command()
@@ -110,10 +117,7 @@ def _run(app: FastAPI, listener: socket.socket) -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=CLOSE_CONNECTIONS_S,
     )
-    try:
-        Server(config).run(sockets=[listener])
-    except KeyboardInterrupt:
-        pass  # uvicorn has shut down and raises the signal again
+    Server(config).run(sockets=[listener])
     console.print("Folio has stopped.")
 
 

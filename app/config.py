@@ -1,9 +1,10 @@
 """Settings: the only reader of the environment. `.env.example` and compose follow this list."""
 
+import textwrap
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -14,7 +15,11 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="FOLIO_", env_file=".env", extra="ignore", populate_by_name=True
+        env_prefix="FOLIO_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        populate_by_name=True,
     )
 
     role: Literal["all"] = Field("all", description="What this process does.")
@@ -50,10 +55,13 @@ class Settings(BaseSettings):
         description="Embedding model: the built-in name, a local folder, or a hub name.",
     )
     chunk_size_tokens: int = Field(
-        200, ge=32, le=8192, description="Largest chunk, in tokens of the embedding model."
+        200, ge=64, le=8192, description="Largest chunk, in tokens of the embedding model."
     )
     chunk_overlap_tokens: int = Field(
-        0, ge=0, le=1024, description="Tokens of the chunk before that are repeated."
+        0,
+        ge=0,
+        le=1024,
+        description="Tokens of the chunk before that are repeated; at most half a chunk.",
     )
 
     llm_model: str = Field(
@@ -100,3 +108,24 @@ class Settings(BaseSettings):
     num_threads: int = Field(
         0, ge=0, le=512, description="Threads for embedding and the engine; 0 for all cores."
     )
+
+    @model_validator(mode="after")
+    def overlap_fits(self) -> Self:
+        """More than half a chunk of overlap would repeat everything."""
+        if self.chunk_overlap_tokens > self.chunk_size_tokens // 2:
+            raise ValueError(
+                f"FOLIO_CHUNK_OVERLAP_TOKENS={self.chunk_overlap_tokens} is more than half of "
+                f"FOLIO_CHUNK_SIZE_TOKENS={self.chunk_size_tokens}"
+            )
+        return self
+
+
+def example_env() -> str:
+    """`.env.example`: every setting, its description and, commented out, its default."""
+    lines = ["# Copy to .env and change what you need; `python -m app settings` prints this file."]
+    for name, field in Settings.model_fields.items():
+        variable = str(field.validation_alias or f"FOLIO_{name.upper()}")
+        default = "" if field.default is None else field.default
+        lines += ["", *textwrap.wrap(f"# {field.description}", 96, subsequent_indent="# ")]
+        lines += [f"#{variable}={default}"]
+    return "\n".join(lines) + "\n"

@@ -19,7 +19,7 @@ from app.api import (
 )
 from app.api.deps import refuse_other_sites, require_api_key
 from app.api.frontend import SECURITY_HEADERS, mount_frontend
-from app.api.middleware import DefaultHeaders, HttpMetrics
+from app.api.middleware import BodyLimit, DefaultHeaders, HttpMetrics
 from app.api.runs import Runs
 from app.config import Settings
 from app.services import Services
@@ -43,6 +43,9 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     app.state.services = services or build_services(settings)
     app.state.api_key = settings.api_key.get_secret_value() if settings.api_key else None
     mount_frontend(app, settings.frontend_dir)
+    app.add_middleware(
+        BodyLimit, max_bytes=MAX_BODY_BYTES, unlimited_path=document_routes.router.prefix
+    )
     app.add_middleware(DefaultHeaders, headers=SECURITY_HEADERS)
     app.add_middleware(HttpMetrics)
     return app
@@ -57,7 +60,6 @@ def create_routes() -> FastAPI:
         redoc_url=None,
         lifespan=_lifespan,
         generate_unique_id_function=lambda route: route.name,
-        max_body_size=MAX_BODY_BYTES,
     )
     errors.install(app)
     app.include_router(status_routes.probes)

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,14 +27,12 @@ from app.api.sse import EventStream, event
 from app.api.uploads import Upload, UploadLimits, read_upload
 from app.domain import Document
 from app.errors import FolioError, InvalidInput
-from app.rag.document_processor import DocumentProcessor
 from app.services import Services
 
 router = APIRouter(prefix="/api/documents", tags=["documents"])
 Page = Annotated[int, Query(ge=1, le=1_000_000)]
 PageSize = Annotated[int, Query(ge=1, le=200)]
 DEFAULT_COLLECTION = "default"
-EXABYTE = 1 << 60  # each file has its own limit, counted while it is read
 # what a browser may show from our origin; anything else is downloaded
 SHOWN = frozenset(
     {"application/pdf", "image/png", "image/jpeg", "image/gif", "image/webp", "text/plain"}
@@ -90,16 +88,16 @@ def list_documents(
     )
 
 
-@router.post("", status_code=ACCEPTED, openapi_extra=UPLOAD_BODY, max_body_size=EXABYTE)
+@router.post("", status_code=ACCEPTED, openapi_extra=UPLOAD_BODY)
 async def upload_documents(request: Request, services: ServicesDep) -> UploadOut:
     """Take files into a knowledge base; each is accepted, unchanged or rejected by itself."""
-    processor = services.require(services.processor)
+    services.require(services.processor)
     limits = UploadLimits(services.limits.max_upload_bytes, services.limits.upload_suffixes)
     folder = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=services.upload_dir))
     try:
         content_type = request.headers.get("content-type", "")
         upload = await read_upload(request.stream(), content_type, folder, limits)
-        return await asyncio.to_thread(_add_files, services, processor, upload)
+        return await asyncio.to_thread(_add_files, services, upload)
     except ClientDisconnect as error:
         raise InvalidInput("the upload broke off before its end") from error
     finally:
@@ -113,8 +111,8 @@ async def upload_documents(request: Request, services: ServicesDep) -> UploadOut
 )
 async def library_events(request: Request, services: ServicesDep) -> EventStream:
     """Server-sent events: each change of a document, from now on."""
-    processor = services.require(services.processor)
-    return EventStream(_changes(processor), request.app.state.closing)
+    services.require(services.processor)
+    return EventStream(_changes(services), request.app.state.closing)
 
 
 @router.get("/{document_id}")
@@ -176,11 +174,12 @@ def get_chunks(
     )
 
 
-def _add_files(services: Services, processor: DocumentProcessor, upload: Upload) -> UploadOut:
+def _add_files(services: Services, upload: Upload) -> UploadOut:
     if not upload.files:
         raise InvalidInput("the upload holds no file: send each in a field named files")
     collection_id = upload.fields.get("collection_id") or DEFAULT_COLLECTION
     services.records.collections.get(collection_id)
+    processor = services.require(services.processor)
     result = UploadOut(accepted=[], unchanged=[], rejected=[])
     for file in upload.files:
         try:
@@ -195,7 +194,7 @@ def _add_files(services: Services, processor: DocumentProcessor, upload: Upload)
     return result
 
 
-async def _changes(processor: DocumentProcessor) -> AsyncGenerator[bytes]:
+async def _changes(services: Services) -> AsyncGenerator[bytes]:
     """Changes as they come from the workers' threads, only the latest of each document."""
     loop = asyncio.get_running_loop()
     latest: dict[str, Document | None] = {}
@@ -210,7 +209,7 @@ async def _changes(processor: DocumentProcessor) -> AsyncGenerator[bytes]:
         id = change.id if isinstance(change, Document) else change
         loop.call_soon_threadsafe(note, id, document)
 
-    unsubscribe: Callable[[], None] = processor.subscribe(on_change)
+    unsubscribe = services.require(services.processor).subscribe(on_change)
     try:
         while True:
             await has_news.wait()

@@ -20,9 +20,9 @@ from app.errors import FolioError, Overloaded, Unavailable
 
 logger = logging.getLogger(__name__)
 ACCEPTED = HTTPStatus.ACCEPTED
+BODY_TOO_LARGE = 413
 CREATED = HTTPStatus.CREATED
 NO_CONTENT = HTTPStatus.NO_CONTENT
-OK = HTTPStatus.OK
 NOT_READY = HTTPStatus.SERVICE_UNAVAILABLE
 STATUS = {
     "invalid_input": 422,

@@ -1,11 +1,13 @@
-"""What is done for every request, without buffering any: metrics and security headers."""
+"""What is done for every request, without buffering any: metrics, headers, a limit for bodies."""
 
 import time
 from collections.abc import Mapping
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.errors import BODY_TOO_LARGE
 from app.metrics import http_latency, http_requests
 
 UNMATCHED = "unmatched"  # one label for all paths without a route: scanners must not grow it
@@ -29,7 +31,7 @@ class HttpMetrics:
             nonlocal status, seconds_to_stream
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if MutableHeaders(scope=message).get("content-type", "").startswith(EVENT_STREAM):
+                if Headers(raw=message["headers"]).get("content-type", "").startswith(EVENT_STREAM):
                     seconds_to_stream = time.perf_counter() - started_at
             await send(message)
 
@@ -40,6 +42,41 @@ class HttpMetrics:
             seconds = seconds_to_stream or time.perf_counter() - started_at
             http_requests.labels(scope["method"], route, status).inc()
             http_latency.labels(route).observe(seconds)
+
+
+class BodyLimit:
+    """Refuses bodies over the limit while they are read; uploads have their own limit a file.
+
+    FastAPI's own limit answers in plain text; this one's error gets the envelope of its face.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, unlimited_path: str) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._unlimited_path = unlimited_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] == self._unlimited_path:
+            await self._app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "")
+        num_bytes = int(announced) if announced.isdecimal() else 0
+
+        async def limited() -> Message:
+            nonlocal num_bytes
+            self._check(num_bytes)
+            message = await receive()
+            if not announced:
+                num_bytes += len(message.get("body", b""))
+                self._check(num_bytes)
+            return message
+
+        await self._app(scope, limited, send)
+
+    def _check(self, num_bytes: int) -> None:
+        if num_bytes > self._max_bytes:
+            detail = f"the body is larger than {self._max_bytes} bytes, the limit"
+            raise HTTPException(BODY_TOO_LARGE, detail)
 
 
 class DefaultHeaders:

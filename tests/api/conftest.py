@@ -128,8 +128,8 @@ class ScriptedPipeline:
             yield Sources(self.sources, question.text)
             yield Stage("writing", len(self.sources))
             for index, piece in enumerate(self.pieces):
-                while self.gate and index >= self.gate_at and not self.gate.is_set():
-                    await asyncio.sleep(0.005)
+                if self.gate and index >= self.gate_at:
+                    await self._wait(self.gate)
                 yield TextDelta(piece)
                 await asyncio.sleep(0)
             if self.error:
@@ -139,6 +139,10 @@ class ScriptedPipeline:
             yield self.ending or Finished(self._answer(citation))
         finally:
             self.num_closed += 1
+
+    async def _wait(self, gate: threading.Event) -> None:
+        while not gate.is_set():  # noqa: ASYNC110 - the test sets it from another thread
+            await asyncio.sleep(0.005)
 
     def _answer(self, citation: Citation) -> Answer:
         return Answer(
