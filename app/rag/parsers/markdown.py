@@ -21,6 +21,7 @@ _FENCE = re.compile(
     r"""^[ \t]*(?:/{3,}|:{3,}|!!!\+?|\?\?\?\+?)[ \t]*[\w-]*[ \t]*\|?[ \t]*"?(.*?)"?[ \t]*$"""
 )
 _ATTRIBUTES = re.compile(r"[ \t]*\{[ \t]*[#.][^{}\n]*\}[ \t]*$")
+_CJK = re.compile(r"[\u2e80-\uffef]")
 _HARD_BREAK = "\v"
 _CODE_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})")
 
@@ -134,21 +135,28 @@ def inline_text(tokens: list[Token]) -> str:
 
     Only hard breaks end a line; the lines of the source are where its author's editor broke them.
     """
-    return "\n".join(one_line(line) for line in "".join(_inline_parts(tokens)).split(_HARD_BREAK))
+    # CommonMark's rules for `**` were made for words between spaces: beside Chinese punctuation
+    # the asterisks are left standing, where every author meant strong type.
+    text = "".join(token.content for token in tokens if token.type == "text")
+    is_strong_left = text.count("**") % 2 == 0 and _CJK.search(text) is not None
+    parts = _inline_parts(tokens, "**" if is_strong_left else _HARD_BREAK)
+    return "\n".join(one_line(line) for line in "".join(parts).split(_HARD_BREAK))
 
 
-def _inline_parts(tokens: list[Token]) -> list[str]:
+def _inline_parts(tokens: list[Token], dropped: str) -> list[str]:
     parts: list[str] = []
     for token in tokens:
         match token.type:
-            case "text" | "code_inline":
+            case "text":
+                parts.append(token.content.replace(dropped, ""))
+            case "code_inline":
                 parts.append(token.content)
             case "softbreak":
                 parts.append("\n")
             case "hardbreak":
                 parts.append(_HARD_BREAK)
             case "image":
-                parts += _inline_parts(token.children or [])
+                parts += _inline_parts(token.children or [], dropped)
             case "html_inline" if re.match(r"<br\b", token.content, re.IGNORECASE):
                 parts.append(_HARD_BREAK)
     return parts

@@ -20,6 +20,7 @@ from app.rag.parsers.pdf_layout import (
     group,
     in_reading_order,
     vocabulary,
+    with_raised_text,
     without_running_lines,
 )
 from app.rag.parsers.pdf_text import PageText, read_page
@@ -30,7 +31,9 @@ MIN_PAGE_CHARS = 8  # a page with fewer is a picture with a page number
 OCR_PIXELS = 2000  # on the longer side: about 170 dpi of A4
 MAX_OCR_SCALE = 4.0
 MAX_TOC_ENTRIES = 5000
-_BOOKKEEPING_TITLE = re.compile(r"untitled|microsoft \w+ - |.*\.\w{2,5}$|^\W*$", re.IGNORECASE)
+_BOOKKEEPING_TITLE = re.compile(
+    r"untitled|\(?anonymous|microsoft \w+ - |.*\.\w{2,5}$|^\W*$", re.IGNORECASE
+)
 
 
 def parse(path: Path, name: str) -> ParsedDocument:
@@ -63,7 +66,7 @@ def _parse_pages(pdf: pdfium.PdfDocument, name: str) -> ParsedDocument:
             continue
         pages.append(_read_page_or_scan(page, number))
         page.close()
-    ordered = [in_reading_order(page.lines) for page in pages]
+    ordered = [in_reading_order(with_raised_text(page.lines)) for page in pages]
     words = vocabulary(ordered)
     blocks = group(without_running_lines(ordered, [page.height for page in pages]))
     _mark_outline(blocks, _outline(pdf))

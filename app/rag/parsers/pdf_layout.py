@@ -4,6 +4,7 @@ It knows no PDF library: the same code serves text that was read and text that O
 Coordinates are points on the page as it is displayed, origin top left, y growing downwards.
 """
 
+import math
 import re
 import statistics
 from collections import Counter
@@ -16,9 +17,13 @@ from app.rag.parsers.text import LIST_ITEM
 
 WIDE_GAP = 1.5  # in font sizes: more than a justified space, less than a gutter
 HEADING_SCALE = 1.12
+SAME_SIZE = 0.92  # of two sizes nearer than this, one is measured badly
 MAX_HEADING_CHARS = 200
 MAX_BOLD_HEADING_CHARS = 100
 MIN_COLUMN_CHARS = 18
+MAX_MONO_SHARE = 0.6  # beyond it the type is that of the document, not of code in it
+MAX_INDENT = 80
+SHORT_LINE = 0.6  # of the column: the line ended where its author ended it
 _SENTENCE_END = (".", "。", "!", "?", "！", "？", ":", "：", ";", "；", "”", ")")
 _NOT_HEADING_END = (".", "。", ",", "，", ";", "；", "、")
 _CAPTION = re.compile(r"(?:figure|fig\.|table|图|表|图表)\s*\d+", re.IGNORECASE)
@@ -72,6 +77,7 @@ class Line:
     rect: Rect
     size: float
     is_bold: bool = False
+    is_mono: bool = False
     is_hyphenated: bool = False
     rows: tuple[tuple[str, ...], ...] = ()
 
@@ -88,6 +94,7 @@ class LayoutBlock:
     kind: BlockKind = BlockKind.PARAGRAPH
     level: int = 0
     rows: list[tuple[str, ...]] = field(default_factory=list)
+    full_width: float = 0.0  # of a line that reaches the end of its column
 
     @property
     def page(self) -> int:
@@ -100,6 +107,39 @@ def make_line(page: int, segments: Sequence[Segment], size: float) -> Line:
     for segment in segments[1:]:
         rect = rect.union(segment.rect)
     return Line(page, tuple(segments), rect, size)
+
+
+def with_raised_text(lines: list[Line]) -> list[Line]:
+    """Put indices, exponents and marks back into the line that they are set beside."""
+    merged: list[Line] = []
+    for line in lines:
+        if merged and _is_beside(merged[-1], line):
+            merged[-1] = _beside(merged[-1], line)
+        else:
+            merged.append(line)
+    return merged
+
+
+def _is_beside(before: Line, line: Line) -> bool:
+    if before.rows or line.rows or before.is_hyphenated:
+        return False
+    shared = min(before.rect.bottom, line.rect.bottom) - max(before.rect.top, line.rect.top)
+    gap = line.rect.left - before.rect.right
+    size = max(before.size, line.size)
+    is_level = shared > 0.3 * min(before.rect.height, line.rect.height)
+    return is_level and -0.5 * size < gap < WIDE_GAP * size
+
+
+def _beside(before: Line, line: Line) -> Line:
+    """One line of two; the text of the longer gives its size and weight."""
+    last, first = before.segments[-1], line.segments[0]
+    gap = first.rect.left - last.rect.right
+    space = " " if gap > 0.15 * max(before.size, line.size) else ""
+    joined = Segment(last.text + space + first.text, last.rect.union(first.rect))
+    main = before if len(before.text) >= len(line.text) else line
+    segments = (*before.segments[:-1], joined, *line.segments[1:])
+    rect = before.rect.union(line.rect)
+    return replace(main, segments=segments, rect=rect, is_hyphenated=line.is_hyphenated)
 
 
 def in_reading_order(lines: list[Line]) -> list[Line]:
@@ -193,7 +233,7 @@ def without_running_lines(pages: list[list[Line]], heights: Sequence[float]) -> 
         page: list[Line] = []
         for line in lines:
             key = _running_key(line)
-            is_running = _is_marginal(line, height) and seen[key] >= max(4, 0.5 * len(pages))
+            is_running = _is_marginal(line, height) and seen[key] >= max(3, 0.3 * len(pages))
             if not is_running or (key not in said and key.strip("#- ")):
                 page.append(line)
             said.add(key)
@@ -211,6 +251,9 @@ def _is_marginal(line: Line, height: float) -> bool:
 
 def group(pages: list[list[Line]]) -> list[LayoutBlock]:
     """Join lines into paragraphs, list items, headings and tables."""
+    num_mono = sum(len(line.text) for lines in pages for line in lines if line.is_mono)
+    if num_mono > MAX_MONO_SHARE * sum(len(line.text) for lines in pages for line in lines):
+        pages = [[replace(line, is_mono=False) for line in lines] for lines in pages]
     blocks: list[LayoutBlock] = []
     for lines in pages:
         blocks += _group_page(lines)
@@ -220,6 +263,8 @@ def group(pages: list[list[Line]]) -> list[LayoutBlock]:
 
 def _group_page(lines: list[Line]) -> list[LayoutBlock]:
     blocks: list[LayoutBlock] = []
+    widths = sorted(line.rect.width for line in lines if not line.rows)
+    full_width = widths[int(0.9 * (len(widths) - 1))] if widths else 0.0
     index = 0
     while index < len(lines):
         num_rows = _num_table_lines(lines, index)
@@ -238,7 +283,8 @@ def _group_page(lines: list[Line]) -> list[LayoutBlock]:
         ):
             blocks[-1].lines.append(lines[index])
         else:
-            blocks.append(LayoutBlock([lines[index]], _first_kind(lines[index])))
+            block = LayoutBlock([lines[index]], _first_kind(lines[index]), full_width=full_width)
+            blocks.append(block)
         index += num_rows or 1
     return blocks
 
@@ -246,7 +292,7 @@ def _group_page(lines: list[Line]) -> list[LayoutBlock]:
 def _num_table_lines(lines: list[Line], start: int) -> int:
     """How many lines from here are rows of a table without rulings: cells under cells."""
     end = start
-    while end < len(lines) and len(lines[end].segments) > 1 and not lines[end].rows:
+    while end < len(lines) and len(lines[end].segments) > 1 and not lines[end].is_mono:
         if end > start and not _is_next_row(lines[end - 1], lines[end]):
             break
         end += 1
@@ -267,6 +313,8 @@ def _overlaps(a: Rect, b: Rect) -> bool:
 
 
 def _first_kind(line: Line) -> BlockKind:
+    if line.is_mono:
+        return BlockKind.CODE
     if LIST_ITEM.match(line.text):
         return BlockKind.LIST_ITEM
     return BlockKind.CAPTION if _CAPTION.match(line.text) else BlockKind.PARAGRAPH
@@ -277,6 +325,8 @@ def _continues(block: LayoutBlock, line: Line) -> bool:
     gap = line.rect.top - last.rect.bottom
     if not -1.2 * last.size < gap < 0.75 * last.size or not _overlaps(last.rect, line.rect):
         return False
+    if line.is_mono or last.is_mono:
+        return line.is_mono and last.is_mono
     is_alike = abs(line.size - last.size) < 0.12 * last.size and line.is_bold == last.is_bold
     if not is_alike or LIST_ITEM.match(line.text) or _CAPTION.match(line.text):
         return False
@@ -305,11 +355,15 @@ def _mark_headings(blocks: list[LayoutBlock]) -> None:
     body = sizes.most_common(1)[0][0]
     can_be_bold = num_bold < 0.25 * sizes.total()
     headings = [block for block in blocks if _is_heading(block, body, can_be_bold)]
-    larger = sorted({_rounded(b.lines[0].size) for b in headings} - {body}, reverse=True)
-    larger = [size for size in larger if size > body]
+    sizes_of_levels: list[float] = []
+    for size in sorted({block.lines[0].size for block in headings}, reverse=True):
+        if size >= HEADING_SCALE * body and size < SAME_SIZE * min(
+            sizes_of_levels, default=math.inf
+        ):
+            sizes_of_levels.append(size)
     for block in headings:
-        size = _rounded(block.lines[0].size)
-        rank = larger.index(size) if size in larger else len(larger)
+        size = block.lines[0].size
+        rank = sum(size < SAME_SIZE * other for other in sizes_of_levels)
         block.kind, block.level = BlockKind.HEADING, min(rank + 1, 6)
 
 
@@ -320,12 +374,10 @@ def _rounded(size: float) -> float:
 def _is_heading(block: LayoutBlock, body: float, can_be_bold: bool) -> bool:
     first = block.lines[0]
     text = block_text(block)
-    has_letters = sum(char.isalpha() for char in text) >= 2
-    if (
-        block.kind in (BlockKind.TABLE, BlockKind.CAPTION)
-        or len(block.lines) > 3
-        or not has_letters
-    ):
+    num_letters = sum(char.isalpha() for char in text)
+    has_letters = num_letters >= 2 and num_letters > sum(char.isdigit() for char in text)
+    is_other = block.kind in (BlockKind.TABLE, BlockKind.CAPTION, BlockKind.CODE)
+    if is_other or len(block.lines) > 3 or not has_letters or len(first.segments) > 2:
         return False
     if text.endswith(_NOT_HEADING_END) or len(text) > MAX_HEADING_CHARS:
         return False
@@ -337,39 +389,69 @@ def _is_heading(block: LayoutBlock, body: float, can_be_bold: bool) -> bool:
 
 def block_text(block: LayoutBlock, words: frozenset[str] = frozenset()) -> str:
     """The lines of a block joined as a reader joins them; `words` are those of the document."""
+    if block.kind is BlockKind.CODE:
+        return _code_text(block.lines)
     text = ""
     for line in block.lines:
         text = _join(text, line.text.strip(), words) if text else line.text.strip()
         if line.is_hyphenated:
             text += "\u00ad"
-    return text.rstrip("\u00ad")
+        elif (
+            line.rect.width < SHORT_LINE * block.full_width and block.kind is not BlockKind.HEADING
+        ):
+            text += "\n"
+    return text.strip("\n\u00ad")
+
+
+def _code_text(lines: Sequence[Line]) -> str:
+    """Lines as they are set, indented by as many columns as they stand to the right."""
+    left = min(line.rect.left for line in lines)
+    num_chars = sum(len(line.text) for line in lines)
+    column = sum(line.rect.width for line in lines) / max(num_chars, 1)
+    indents = (round((line.rect.left - left) / max(column, 0.5)) for line in lines)
+    return "\n".join(
+        " " * min(indent, MAX_INDENT) + line.text + ("-" if line.is_hyphenated else "")
+        for indent, line in zip(indents, lines, strict=True)
+    )
 
 
 def _join(text: str, line: str, words: frozenset[str]) -> str:
     if text.endswith("\u00ad"):
         return _join_hyphenated(text[:-1], line, words)
+    if text.endswith("\n"):
+        return text + line
     if _CJK_END.search(text) and _CJK_START.match(line):
         return text + line
     return f"{text} {line}"
 
 
 def _join_hyphenated(text: str, line: str, words: frozenset[str]) -> str:
-    """`pas-` + `sage` is one word; `dual-` + `encoder` keeps its hyphen where both are words."""
-    left = re.search(r"[\w-]*$", text)
-    right = re.match(r"[\w-]*", line)
-    start, end = left[0] if left else "", right[0] if right else ""
-    if f"{start}-{end}".lower() in words or not end[:1].islower():
+    """`pas-` + `sage` is one word; `dual-` + `encoder` keeps its hyphen.
+
+    That is, where the document elsewhere joins one of the two to some word by a hyphen.
+    """
+    left = re.search(r"\w*$", text)
+    right = re.match(r"\w*", line)
+    start, end = left[0].lower() if left else "", right[0].lower() if right else ""
+    if not line[:1].islower() or f"{start}-{end}" in words:
         return f"{text}-{line}"
-    if f"{start}{end}".lower() in words:
+    if f"{start}{end}" in words:
         return text + line
-    are_words = len(start) > 2 and len(end) > 2 and {start.lower(), end.lower()} <= words
-    return f"{text}-{line}" if are_words else text + line
+    return f"{text}-{line}" if f"{start}-" in words or f"-{end}" in words else text + line
 
 
 def vocabulary(pages: list[list[Line]]) -> frozenset[str]:
-    """The words of a document, hyphenated ones included, but for those cut at a line's end."""
+    """The words of a document and its hyphenated pairs, but for those cut at a line's end.
+
+    Of `dual-encoder` also `dual-` and `-encoder`.
+    """
     words: set[str] = set()
+    is_continued = False
     for line in (line for lines in pages for line in lines):
-        found = re.findall(r"\w[\w-]*", line.text.lower())
-        words.update(found[:-1] if line.is_hyphenated else found)
+        text = line.text.lower()
+        for left, right in re.findall(r"(\w+)-(?=(\w+))", text):
+            words |= {f"{left}-{right}", f"{left}-", f"-{right}"}
+        found = re.findall(r"\w+", text)
+        words.update(found[is_continued : len(found) - line.is_hyphenated])
+        is_continued = line.is_hyphenated
     return frozenset(words)

@@ -16,6 +16,8 @@ MIN_SIZE = 0.5
 MAX_PAGE_CHARS = 500_000
 _BOLD_NAMES = ("bold", "black", "heavy", "semibold", "demi")
 _BOLD_WEIGHT = 600
+_MONO_NAMES = ("courier", "mono", "consol", "menlo", "typewriter", "cmtt")
+_FIXED_PITCH = 1  # bit 1 of the font descriptor's flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +127,30 @@ class _Reader:
             len(visible) // 2
         ]
         line = make_line(self.page, segments, max(size, MIN_SIZE))
-        is_bold = self._is_bold(next(char.index for char in run if char.rect))
+        shown = [char.index for char in run if char.rect and not char.text.isspace()]
+        is_bold = self._is_bold(shown[0]) and self._is_bold(shown[-1])
+        is_mono = self._is_mono(shown[0])
         is_hyphenated = run[-1].text == "\u00ad"
-        self.lines.append(replace(line, is_bold=is_bold, is_hyphenated=is_hyphenated))
+        self.lines.append(
+            replace(line, is_bold=is_bold, is_mono=is_mono, is_hyphenated=is_hyphenated)
+        )
 
     def _is_bold(self, index: int) -> bool:
         if raw.FPDFText_GetFontWeight(self.text_page, index) >= _BOLD_WEIGHT:
             return True
+        name, _ = self._font(index)
+        return any(word in name for word in _BOLD_NAMES)
+
+    def _is_mono(self, index: int) -> bool:
+        name, flags = self._font(index)
+        return bool(flags & _FIXED_PITCH) or any(word in name for word in _MONO_NAMES)
+
+    def _font(self, index: int) -> tuple[str, int]:
+        """The name of a character's font, in lower case, and its flags."""
         name = ctypes.create_string_buffer(128)
         flags = ctypes.c_int()
         raw.FPDFText_GetFontInfo(self.text_page, index, name, 128, flags)
-        return any(word in name.value.decode("utf-8", "replace").lower() for word in _BOLD_NAMES)
+        return name.value.decode("utf-8", "replace").lower(), flags.value
 
 
 def _is_new_line(run: list[Char], rect: Rect) -> bool:

@@ -8,7 +8,9 @@ from app.rag.parsers.builder import DocumentBuilder, file_title
 from app.rag.parsers.encodings import decode
 
 MAX_HEADING_CHARS = 60
-LIST_ITEM = re.compile(r"\s*(?:[-*•◦▪‣●○■·–]|\(?\d{1,3}[.)、]|[(（]\d{1,3}[)）]|[a-z][.)])\s*\S")
+LIST_ITEM = re.compile(
+    r"\s*(?:[-*–·]\s+|[•◦▪‣●○■]\s*|\(?\d{1,2}[.)](?!\d)\s*|\d{1,2}、|（\d{1,2}）|[a-z][.)]\s+)\S"
+)
 _PARAGRAPHS = re.compile(r"\n[ \t]*\n")
 _NUMBERED_HEADING = re.compile(
     r"第[\d〇零一二三四五六七八九十百千]+(?P<zh>[编篇卷章节部回])(?=[\s：:]|\S)"
