@@ -56,6 +56,11 @@ UPLOAD_BODY = {
                             "items": {"type": "string", "format": "binary"},
                         },
                         "collection_id": {"type": "string"},
+                        "folder": {
+                            "type": "string",
+                            "description": "Where the files lie on the sender's machine: they "
+                            "are then the same documents as those ingested from that folder.",
+                        },
                     },
                 }
             }
@@ -180,12 +185,15 @@ def _add_files(services: Services, upload: Upload) -> UploadOut:
     collection_id = upload.fields.get("collection_id") or DEFAULT_COLLECTION
     services.records.collections.get(collection_id)
     processor = services.require(services.processor)
+    folder = upload.fields.get("folder", "")
+    source = "folder" if folder else "upload"
     result = UploadOut(accepted=[], unchanged=[], rejected=[])
     for file in upload.files:
+        path = f"{folder.rstrip('/')}/{file.path}" if folder else file.path
         try:
             if file.error:
                 raise file.error
-            added = processor.add_file(collection_id, "upload", file.path, file.name, file.file)
+            added = processor.add_file(collection_id, source, path, file.name, file.file)
         except FolioError as error:
             result.rejected.append(RejectedFile(name=file.name, error=body_of(error)))
             continue

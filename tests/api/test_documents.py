@@ -68,6 +68,13 @@ def test_files_of_equal_name_in_different_folders_are_different_documents(upload
     assert len({d["id"] for d in reply.json()["accepted"]}) == 2
 
 
+def test_files_sent_from_a_folder_are_known_by_their_place_there(upload):
+    (document,) = upload(("a.md", b"one"), folder="/srv/handbook").json()["accepted"]
+    assert (document["source"], document["path"]) == ("folder", "/srv/handbook/a.md")
+    assert len(upload(("a.md", b"one")).json()["accepted"]) == 1
+    assert len(upload(("a.md", b"one"), folder="/srv/handbook/").json()["unchanged"]) == 1
+
+
 def test_upload_into_an_unknown_collection_is_not_found(upload, client):
     assert upload(("a.md", b"x"), collection_id="nope").status_code == 404
     assert client.get("/api/documents").json()["total"] == 0
