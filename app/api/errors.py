@@ -29,13 +29,18 @@ STATUS = {
     "unauthorized": 401,
     "forbidden": 403,
     "not_found": 404,
+    "model_not_found": 404,
     "method_not_allowed": 405,
     "conflict": 409,
     "too_large": 413,
     "unsupported_format": 415,
     "parse_failed": 422,
+    "parse_limit_exceeded": 422,
     "overloaded": 429,
     "unavailable": 503,
+    "starting": 503,
+    "store_unavailable": 503,
+    "generator_unavailable": 503,
 }
 CODES = {status: code for code, status in reversed(STATUS.items())} | {400: "invalid_input"}
 OPENAI_TYPES = {
@@ -80,12 +85,6 @@ def body_of(error: FolioError) -> ErrorBody:
     return ErrorBody(code=error.code, message=str(error), retry_after_s=retry_after_s)
 
 
-def status_of(error: FolioError) -> int:
-    """The status of the error's own code, or of the nearest base class that has one."""
-    codes = (getattr(kind, "code", "") for kind in type(error).__mro__)
-    return next((STATUS[code] for code in codes if code in STATUS), 500)
-
-
 def openai_error(body: ErrorBody, status: int | None = None) -> dict[str, Any]:
     """OpenAI's envelope, for error answers and for the error event of a stream."""
     status = status or STATUS.get(body.code, 500)
@@ -111,7 +110,7 @@ def _answer(request: Request, status: int, body: ErrorBody) -> JSONResponse:
 
 async def _on_folio_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, FolioError)
-    status = status_of(error)
+    status = STATUS.get(error.code, 500)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         path = request.url.path
         logger.warning("request failed path=%s code=%s reason=%s", path, error.code, error)

@@ -7,6 +7,8 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
+from app import errors
+from app.api.errors import STATUS
 from app.errors import StoreUnavailable
 from app.main import create_app, create_routes
 from app.services import Services
@@ -86,6 +88,12 @@ def test_search_gives_hits_with_scores(client):
     found = client.post("/api/search", json={"query": "fifteen days", "limit": 1}).json()
     assert [hit["text"] for hit in found["hits"]] == ["fifteen days of leave"]
     assert (found["hits"][0]["number"], found["is_sufficient"]) == (1, True)
+
+
+def test_every_error_of_ours_has_a_status():
+    own = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    codes = {kind.code for kind in own if issubclass(kind, errors.FolioError)}
+    assert codes - STATUS.keys() == {"internal", "lease_lost"}  # never reach a client
 
 
 @pytest.mark.parametrize(
