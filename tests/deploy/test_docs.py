@@ -7,6 +7,8 @@ import subprocess
 import pytest
 
 from app.config import Settings
+from app.rag.parsers import SUPPORTED_SUFFIXES
+from app.rag.parsers.formats import FORMATS
 
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 CODE = re.compile(r"```bash\n(.*?)```", re.DOTALL)
@@ -124,16 +126,16 @@ def test_settings_that_the_documents_name_exist(root):
     assert not unknown
 
 
-def test_the_formats_in_the_manual_are_those_that_the_parsers_read(root):
-    from app.rag.parsers import SUPPORTED_SUFFIXES
-
-    for path in (root / "docs/manual/documents.md", root / "docs/zh/documents.md"):
-        table = (
-            path.read_text().partition("## File formats")[2]
-            or path.read_text().partition("## 支持哪些文件格式")[2]
-        )
-        table = table[: table.index("\n\n", table.index("| ---"))]
-        assert set(re.findall(r"`(\.\w+)`", table)) == set(SUPPORTED_SUFFIXES)
+@pytest.mark.parametrize(
+    ("path", "heading"),
+    [("manual/documents.md", "## File formats"), ("zh/documents.md", "## 支持哪些文件格式")],
+)
+def test_the_formats_in_the_manual_are_those_that_the_parsers_read(root, path, heading):
+    section = (root / "docs" / path).read_text().partition(heading)[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    listed = set(re.findall(r"`(\.\w+)`", "\n".join(rows)))
+    named = {suffix for f in FORMATS if f.module != "code" for suffix in f.suffixes}
+    assert named <= listed <= SUPPORTED_SUFFIXES
 
 
 def test_sample_questions_are_four_in_each_language(root):
