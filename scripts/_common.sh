@@ -221,6 +221,18 @@ require_fonts() {
   if [ -z "$(fc-list :lang=zh-cn)" ]; then install_packages " fonts-noto-cjk fonts-dejavu-core"; fi
 }
 
+# require_browser: CHROMIUM_PATH names a Chromium for the browser tests; one is found or installed.
+require_browser() {
+  local candidate
+  [ -z "${CHROMIUM_PATH:-}" ] || return 0
+  command -v chromium chromium-browser google-chrome >/dev/null 2>&1 || install_packages " chromium"
+  for candidate in chromium chromium-browser google-chrome; do
+    CHROMIUM_PATH=$(command -v "$candidate") && break
+  done
+  [ -n "$CHROMIUM_PATH" ] || fail "no Chromium was found" "CHROMIUM_PATH=/path/to/chromium ./scripts/test"
+  export CHROMIUM_PATH
+}
+
 install_packages() {
   local sudo=""
   command -v apt-get >/dev/null 2>&1 || fail "missing:$1" "Install the equivalent of these Debian packages, then run this again."

@@ -1,7 +1,9 @@
 """The whole way of a new user, against the really started appliance; the manual is its library."""
 
 import json
+import os
 import re
+import subprocess
 import time
 from pathlib import Path
 
@@ -9,11 +11,13 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.appliance import start_appliance
+from tests.e2e.appliance import free_port, start_appliance
 
 SECOND_START_S = 15
 MANUAL_TIMEOUT_S = 240
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+FRONTEND = ROOT / "frontend"
 FACT = (
     "# Tide tables of Merrowby\n\n"
     "The harbour of Merrowby closes its sluice gate at 4.7 metres of tide.\n\n"
@@ -160,6 +164,19 @@ def test_the_openai_client_gets_the_same_answers(appliance, with_manual):
     streamed = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
     assert "PDF" in whole.choices[0].message.content
     assert streamed == whole.choices[0].message.content
+
+
+def test_the_interface_works_in_a_browser(appliance, with_manual):
+    done = subprocess.run(
+        ["npm", "--prefix", FRONTEND, "run", "--silent", "e2e", "--", "--project=appliance"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=500,
+        env=os.environ | {"FOLIO_URL": appliance.url, "FAKE_PORT": str(free_port())},
+    )
+    assert done.returncode == 0, "\n".join(done.stdout.splitlines()[-100:])
+    assert " passed" in done.stdout
 
 
 def test_metrics_count_what_happened(with_manual):
