@@ -11,6 +11,7 @@ from types import ModuleType
 
 from app.domain import ParsedDocument
 from app.errors import ParseFailed, UnsupportedFormat
+from app.rag.parsers.progress import Report, ignore_progress
 
 HEAD_BYTES = 8192
 UNKNOWN = "application/octet-stream"
@@ -28,6 +29,11 @@ class Format:
     module: str
     suffixes: tuple[str, ...]
     magic: bytes = b""
+
+    @property
+    def has_pages(self) -> bool:
+        """Whether reading it may take seconds a page: its module then reports each page."""
+        return self.module in ("pdf", "images")
 
 
 _CODE_SUFFIXES = (
@@ -73,8 +79,10 @@ FORMATS = (
 _BY_SUFFIX = {suffix: entry for entry in FORMATS for suffix in entry.suffixes}
 _BY_MEDIA_TYPE = {entry.media_type: entry for entry in FORMATS}
 SUPPORTED_SUFFIXES: frozenset[str] = frozenset(_BY_SUFFIX)
-READABLE = "PDF, Word, PowerPoint, Excel, OpenDocument, RTF, EPUB, HTML, Markdown, RST, AsciiDoc, \
-CSV, JSON, XML, notebooks, e-mail, images, source code and plain text"
+READABLE = (
+    "PDF, Word, PowerPoint, Excel, OpenDocument, RTF, EPUB, HTML, Markdown, RST, AsciiDoc, CSV, "
+    "JSON, XML, notebooks, e-mail, images, source code and plain text"
+)
 
 
 def media_type_of(name: str, head: bytes) -> str:
@@ -97,10 +105,13 @@ def media_type_of(name: str, head: bytes) -> str:
     return UNKNOWN
 
 
-def parse_file(path: Path, name: str, media_type: str) -> ParsedDocument:
+def parse_file(
+    path: Path, name: str, media_type: str, report: Report = ignore_progress
+) -> ParsedDocument:
     """Read a file into text and structure; an empty or unknown `media_type` is found out.
 
-    Raise UnsupportedFormat, ParseFailed or ParseLimitExceeded with the reason and the way out.
+    `report` is told how far it is, after each page that took OCR. Raise
+    UnsupportedFormat, ParseFailed or ParseLimitExceeded with the reason and the way out.
     """
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
@@ -112,7 +123,8 @@ def parse_file(path: Path, name: str, media_type: str) -> ParsedDocument:
         raise ParseFailed(f"“{name}” is empty (0 bytes)")
     _refuse_disguise(entry, head, name)
     module: ModuleType = importlib.import_module(f"app.rag.parsers.{entry.module}")
-    document: ParsedDocument = module.parse(path, name)
+    arguments = (path, name, report) if entry.has_pages else (path, name)
+    document: ParsedDocument = module.parse(*arguments)
     if not document.blocks:
         raise ParseFailed(f"“{name}” holds no text that can be read")
     return document

@@ -9,13 +9,14 @@ from app.errors import ParseFailed, ParseLimitExceeded
 from app.rag.parsers import ocr
 from app.rag.parsers.builder import DocumentBuilder, file_title
 from app.rag.parsers.pdf_layout import block_text, group, vocabulary
+from app.rag.parsers.progress import Report, ignore_progress
 
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 3000
 MAX_FRAMES = 500
 
 
-def parse(path: Path, name: str) -> ParsedDocument:
+def parse(path: Path, name: str, report: Report = ignore_progress) -> ParsedDocument:
     """Read the text in a picture."""
     if not ocr.is_available():
         raise ParseFailed(
@@ -34,6 +35,7 @@ def parse(path: Path, name: str) -> ParsedDocument:
                 if page > num_pages:
                     break
                 _add_frame(builder, frame, page)
+                report(f"page {page} of {num_pages}")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise ParseFailed(f"“{name}” is not a picture that can be read: {error}") from error
     if builder.is_empty:

@@ -24,6 +24,7 @@ from app.rag.parsers.pdf_layout import (
     without_running_lines,
 )
 from app.rag.parsers.pdf_text import PageText, read_page
+from app.rag.parsers.progress import Report, ignore_progress
 from app.rag.parsers.text import add_plain_text
 
 MAX_PAGES = 20_000
@@ -36,7 +37,7 @@ _BOOKKEEPING_TITLE = re.compile(
 )
 
 
-def parse(path: Path, name: str) -> ParsedDocument:
+def parse(path: Path, name: str, report: Report = ignore_progress) -> ParsedDocument:
     """Read a PDF; a damaged one as far as it can be repaired."""
     try:
         pdf = pdfium.PdfDocument(path)
@@ -48,24 +49,13 @@ def parse(path: Path, name: str) -> ParsedDocument:
     if num_pages > MAX_PAGES:
         raise ParseFailed(f"“{name}” has {num_pages:,} pages, {MAX_PAGES:,} is the most: split it")
     try:
-        return _parse_pages(pdf, name) if num_pages else _parse_damaged(path, name)
+        return _parse_pages(pdf, name, report) if num_pages else _parse_damaged(path, name)
     finally:
         pdf.close()
 
 
-def _parse_pages(pdf: pdfium.PdfDocument, name: str) -> ParsedDocument:
-    num_pages = len(pdf)
-    pages: list[PageText] = []
-    num_broken = 0
-    for number in range(1, num_pages + 1):
-        try:
-            page = pdf[number - 1]
-        except pdfium.PdfiumError:
-            num_broken += 1
-            pages.append(PageText([], 1, 1))
-            continue
-        pages.append(_read_page_or_scan(page, number))
-        page.close()
+def _parse_pages(pdf: pdfium.PdfDocument, name: str, report: Report) -> ParsedDocument:
+    pages, num_broken = _read_pages(pdf, report)
     ordered = [in_reading_order(with_raised_text(page.lines)) for page in pages]
     words = vocabulary(ordered)
     blocks = group(without_running_lines(ordered, [page.height for page in pages]))
@@ -75,22 +65,43 @@ def _parse_pages(pdf: pdfium.PdfDocument, name: str) -> ParsedDocument:
         boxes = [_box(line.rect, block.page, pages[block.page - 1]) for line in block.lines]
         _add(builder, block, boxes, words)
     if builder.is_empty:
-        raise ParseFailed(_no_text(name, num_pages, num_broken))
+        raise ParseFailed(_no_text(name, len(pages), num_broken))
     title = _title(pdf.get_metadata_dict(skip_empty=True)) or builder.first_heading()
     metadata = {"num_unreadable_pages": str(num_broken)} if num_broken else {}
-    return builder.build(title or file_title(name), num_pages=num_pages, metadata=metadata)
+    return builder.build(title or file_title(name), num_pages=len(pages), metadata=metadata)
 
 
-def _read_page_or_scan(page: pdfium.PdfPage, number: int) -> PageText:
-    """The text of a page, or, where it is a picture, what OCR reads on it."""
-    text = read_page(page, number)
-    if sum(len(line.text) for line in text.lines) >= MIN_PAGE_CHARS or any(
-        line.rows for line in text.lines
-    ):
-        return text
-    has_picture = next(page.get_objects([raw.FPDF_PAGEOBJ_IMAGE, raw.FPDF_PAGEOBJ_PATH]), None)
-    if has_picture is None or not ocr.is_available():
-        return text
+def _read_pages(pdf: pdfium.PdfDocument, report: Report) -> tuple[list[PageText], int]:
+    """Every page, and the number of those that are broken and stay empty."""
+    pages: list[PageText] = []
+    num_broken = 0
+    for number in range(1, len(pdf) + 1):
+        try:
+            page = pdf[number - 1]
+        except pdfium.PdfiumError:
+            num_broken += 1
+            pages.append(PageText([], 1, 1))
+            continue
+        text = read_page(page, number)
+        if _is_picture(page, text):
+            text = _read_scan(page, number, text)
+            report(f"page {number} of {len(pdf)}")
+        pages.append(text)
+        page.close()
+    return pages, num_broken
+
+
+def _is_picture(page: pdfium.PdfPage, text: PageText) -> bool:
+    """Whether a page shows something and says nothing."""
+    num_chars = sum(len(line.text) for line in text.lines)
+    if num_chars >= MIN_PAGE_CHARS or any(line.rows for line in text.lines):
+        return False
+    shown = page.get_objects([raw.FPDF_PAGEOBJ_IMAGE, raw.FPDF_PAGEOBJ_PATH])
+    return next(shown, None) is not None and ocr.is_available()
+
+
+def _read_scan(page: pdfium.PdfPage, number: int, text: PageText) -> PageText:
+    """What OCR reads on a page, or what text it has where OCR finds none."""
     scale = min(OCR_PIXELS / max(text.width, text.height, 1), MAX_OCR_SCALE)
     image = page.render(scale=scale).to_pil()
     scanned = ocr.read_lines(image, number, text.width, text.height)
@@ -193,7 +204,7 @@ def _protected(name: str) -> ParseFailed:
 
 def _no_text(name: str, num_pages: int, num_broken: int) -> str:
     if num_broken == num_pages:
-        return f"“{name}” is damaged: none of its {num_pages} pages can be read"
+        return f"“{name}” is damaged: none of its pages can be read (pages: {num_pages})"
     if not ocr.is_available():
         return f"“{name}” has no text, it is a scan: install rapidocr and onnxruntime to read scans"
-    return f"“{name}” has no text, and OCR found none on its {num_pages} pages"
+    return f"“{name}” has no text, and OCR found none (pages: {num_pages})"

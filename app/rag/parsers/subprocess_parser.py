@@ -18,12 +18,13 @@ from typing import IO
 
 import app
 from app.domain import ParsedDocument
-from app.errors import ParseFailed, ParseLimitExceeded
+from app.errors import ParseFailed, ParseLimitExceeded, UnsupportedFormat
 from app.rag.parsers.wire import LENGTH, document_from_reply, pack
 
 logger = logging.getLogger(__name__)
 
 MAX_REPLY_BYTES = 512 << 20
+MAX_EXTENSIONS = 30
 KILL_TIMEOUT_S = 10
 READ_BYTES = 1 << 16
 STDERR_CHARS = 500
@@ -53,16 +54,14 @@ class SubprocessParser:
         is_reusable = False
         try:
             request = {"path": str(path.resolve()), "name": name, "media_type": media_type}
-            reply = process.call(pack(request), name)
-            try:
-                document, peak_mb = document_from_reply(reply)
-                is_reusable = peak_mb < self._memory_mb // 2
-            except ParseLimitExceeded:
-                raise
-            except ParseFailed:
-                is_reusable = True
-                raise
+            document, peak_mb = process.call(pack(request), name)
+            is_reusable = peak_mb < self._memory_mb // 2
             return document
+        except ParseLimitExceeded:
+            raise
+        except (ParseFailed, UnsupportedFormat):
+            is_reusable = True  # where the process died it is not alive, and not reused
+            raise
         finally:
             self._give_back(process, is_reusable)
 
@@ -121,15 +120,33 @@ class _Process:
     def is_alive(self) -> bool:
         return self._popen.poll() is None
 
-    def call(self, request: bytes, name: str) -> bytes:
-        """Send a request (smaller than a pipe's buffer) and return the reply's body."""
+    def call(self, request: bytes, name: str) -> tuple[ParsedDocument, int]:
+        """Send a request (smaller than a pipe's buffer); return the document and peak memory.
+
+        The time limit starts again when the process reports progress, MAX_EXTENSIONS times.
+        """
         assert self._popen.stdin is not None
-        deadline = time.monotonic() + self._timeout_s
+        start = time.monotonic()
+        latest = start + MAX_EXTENSIONS * self._timeout_s
+        deadline, where = start + self._timeout_s, ""
         try:
             self._popen.stdin.write(request)
             self._popen.stdin.flush()
         except OSError:
             raise self._crash(name) from None
+        while True:
+            try:
+                reply = document_from_reply(self._read_reply(deadline, name))
+            except TimeoutError:
+                raise ParseLimitExceeded(
+                    f"reading “{name}” took longer than {time.monotonic() - start:.0f} s"
+                    f"{where and f' (after {where})'}: raise parse_timeout_s or split it"
+                ) from None
+            if not isinstance(reply, str):
+                return reply
+            deadline, where = min(time.monotonic() + self._timeout_s, latest), reply
+
+    def _read_reply(self, deadline: float, name: str) -> bytes:
         (length,) = LENGTH.unpack(self._read(LENGTH.size, deadline, name))
         if length > MAX_REPLY_BYTES:
             raise ParseLimitExceeded(
@@ -163,10 +180,7 @@ class _Process:
             selector.register(self._popen.stdout, selectors.EVENT_READ)
             while len(data) < num_bytes:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise ParseLimitExceeded(
-                        f"reading “{name}” took longer than {self._timeout_s:g} s: "
-                        "raise parse_timeout_s or split it"
-                    )
+                    raise TimeoutError
                 part = os.read(self._popen.stdout.fileno(), min(READ_BYTES, num_bytes - len(data)))
                 if not part:
                     raise self._crash(name)

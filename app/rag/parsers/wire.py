@@ -46,9 +46,14 @@ def document_fields(document: ParsedDocument) -> dict[str, object]:
     }
 
 
-def document_from_reply(reply: bytes) -> tuple[ParsedDocument, int]:
-    """The document in a reply and the process's peak memory in MB; raise the error it holds."""
+def document_from_reply(reply: bytes) -> tuple[ParsedDocument, int] | str:
+    """The document in a reply and the process's peak memory in MB; raise the error it holds.
+
+    A reply that only tells how far the process is gives that as a string.
+    """
     fields = json.loads(reply)
+    if "progress" in fields:
+        return str(fields["progress"])
     if "error" in fields:
         raise _ERRORS.get(fields["error"], ParseFailed)(fields["message"])
     blocks = tuple(

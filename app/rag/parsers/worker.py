@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from app.errors import FolioError, ParseLimitExceeded
 from app.rag.parsers.formats import parse_file
+from app.rag.parsers.progress import Report
 from app.rag.parsers.wire import LENGTH, document_fields, pack
 
 GRACE_S = 10
@@ -29,16 +30,21 @@ def main(memory_mb: int, timeout_s: float) -> None:
     requests, replies = sys.stdin.buffer, _take_stdout()
     _limit(memory_mb)
     while (request := _read(requests)) is not None:
-        signal.setitimer(signal.ITIMER_REAL, timeout_s + GRACE_S)  # its default action kills
-        replies.write(_answer(json.loads(request), memory_mb))
-        replies.flush()
+
+        def send(message: bytes) -> None:
+            signal.setitimer(signal.ITIMER_REAL, timeout_s + GRACE_S)  # its default action kills
+            replies.write(message)
+            replies.flush()
+
+        send(pack({"progress": ""}))
+        send(_answer(json.loads(request), memory_mb, lambda where: send(pack({"progress": where}))))
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _answer(request: dict[str, str], memory_mb: int) -> bytes:
+def _answer(request: dict[str, str], memory_mb: int, report: Report) -> bytes:
     name = request["name"]
     try:
-        document = parse_file(Path(request["path"]), name, request["media_type"])
+        document = parse_file(Path(request["path"]), name, request["media_type"], report)
         return pack(document_fields(document) | {"peak_mb": _peak_mb()})
     except FolioError as error:
         return _error(type(error).__name__, str(error))
