@@ -8,6 +8,7 @@ document's old chunks are served; afterwards the vectors of the old ones are sta
 import hashlib
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 BEGIN = {JobStage.PARSING: 0.0, JobStage.CHUNKING: 0.1, JobStage.EMBEDDING: 0.15}
 STORING_BEGINS = 0.9
 EMBED_BATCH = 32
-UPSERT_BATCH = 500
+STORE_BATCH = 500
 # No SQL database takes them all: Postgres refuses NUL, UTF-8 has no lone surrogates.
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 Item = TypeVar("Item")
@@ -65,6 +66,13 @@ class Ingestion:
         self._stages = stages
         self._chunks = chunks
         self._files = files
+        self._store_lock = threading.Lock()  # the vector store has one writer at a time
+
+    def delete_vectors(self, chunk_ids: Sequence[str]) -> None:
+        """Take chunks out of the vector store; raise StoreUnavailable."""
+        for batch in batches(chunk_ids, STORE_BATCH):
+            with self._store_lock:
+                self._stages.store.delete_chunks(batch)
 
     def run(self, job: Job, document: Document, advance: Advance) -> None:
         """Make a document searchable, or leave everything as it was.
@@ -79,7 +87,7 @@ class Ingestion:
             chunks = self._chunk(document, parsed)
         advance(JobStage.EMBEDDING, BEGIN[JobStage.EMBEDDING])
         with timed(JobStage.EMBEDDING):
-            vectors = self._embed(parsed.title or document.name, chunks, advance)
+            vectors = self._embed(parsed.title, chunks, advance)
         advance(JobStage.STORING, STORING_BEGINS)
         with timed(JobStage.STORING):
             self._store(job, parsed, vectors, chunks, advance)
@@ -134,9 +142,10 @@ class Ingestion:
         ids = [chunk.id for chunk in chunks]
         self._chunks.announce_vectors(job.document_id, ids)
         try:
-            for number, batch in enumerate(batches(vectors, UPSERT_BATCH)):
-                self._stages.store.upsert(batch)
-                done = min(1.0, (number + 1) * UPSERT_BATCH / len(vectors))
+            for number, batch in enumerate(batches(vectors, STORE_BATCH)):
+                with self._store_lock:
+                    self._stages.store.upsert(batch)
+                done = min(1.0, (number + 1) * STORE_BATCH / len(vectors))
                 advance(JobStage.STORING, STORING_BEGINS + (1 - STORING_BEGINS) * done)
             indexed = [
                 IndexedChunk(chunk, tuple(vector.sparse))

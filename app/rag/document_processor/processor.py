@@ -188,18 +188,17 @@ class DocumentProcessor:
                 self._files.discard(content_hash)
 
     def _tidy(self) -> None:
-        """Delete vectors that belong to no chunk any more; one thread at a time, later if down."""
-        if time.monotonic() < self._next_sweep or not self._sweep_lock.acquire(blocking=False):
+        """Delete vectors that belong to no chunk any more; later when the store is down."""
+        if time.monotonic() < self._next_sweep:
             return
-        try:
-            for stale in self._chunks.stale_vectors():
-                self._store.delete_chunks(stale.chunk_ids)
-                self._chunks.forget_stale(stale)
-        except StoreUnavailable as error:
-            self._next_sweep = time.monotonic() + SWEEP_RETRY_S
-            logger.warning("stale vectors not deleted yet reason=%s", error)
-        finally:
-            self._sweep_lock.release()
+        with self._sweep_lock:
+            try:
+                for stale in self._chunks.stale_vectors():
+                    self._ingestion.delete_vectors(stale.chunk_ids)
+                    self._chunks.forget_stale(stale)
+            except StoreUnavailable as error:
+                self._next_sweep = time.monotonic() + SWEEP_RETRY_S
+                logger.warning("stale vectors not deleted yet reason=%s", error)
 
     def _announce(self, document_id: str) -> None:
         """Tell where a document stands now."""
