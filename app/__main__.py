@@ -11,7 +11,9 @@ import typer
 import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from rich.console import Console
+from rich.markup import escape
 
 from app import log
 from app.config import Settings, example_env
@@ -62,9 +64,13 @@ def serve(
         listener.close()
         raise _cannot_start(str(error)) from error
     services: Services = app.state.services
+    server = _server(app)
     url = _url(settings.host, listener.getsockname()[1])
-    threading.Thread(target=_announce, args=(services, url), daemon=True).start()
-    _run(app, listener)
+    threading.Thread(target=_announce, args=(services, server, url), daemon=True).start()
+    server.run(sockets=[listener])
+    if services.progress.phase == "failed":
+        raise typer.Exit(CANNOT_START)
+    console.print("Folio has stopped.")
 
 
 @cli.command()
@@ -84,16 +90,17 @@ def _read_settings(given: dict[str, Any]) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        lines = [
-            _problem(problem["loc"], problem["msg"], problem["input"]) for problem in error.errors()
-        ]
-        raise _cannot_start("wrong settings:\n" + "\n".join(lines)) from error
+        problems = "; ".join(map(_problem, error.errors()))
+        raise _cannot_start(f"wrong settings: {problems}") from error
 
 
-def _problem(location: tuple[int | str, ...], message: str, value: object) -> str:
-    name = str(location[0])
-    is_alias = name.isupper()
-    return f"  {name if is_alias else 'FOLIO_' + name.upper()}={value}: {message}"
+def _problem(problem: ErrorDetails) -> str:
+    """`FOLIO_PORT=99999: Input should be less than or equal to 65535`."""
+    if not problem["loc"]:
+        return problem["msg"]
+    name = str(problem["loc"][0])
+    shown = name if name.isupper() else f"FOLIO_{name.upper()}"
+    return f"{shown}={problem['input']}: {problem['msg']}"
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -108,26 +115,27 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _run(app: FastAPI, listener: socket.socket) -> None:
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=CLOSE_CONNECTIONS_S,
+def _server(app: FastAPI) -> Server:
+    return Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=CLOSE_CONNECTIONS_S,
+        )
     )
-    Server(config).run(sockets=[listener])
-    console.print("Folio has stopped.")
 
 
-def _announce(services: Services, url: str) -> None:
-    """Say where the pages are as soon as a question can be asked."""
+def _announce(services: Services, server: Server, url: str) -> None:
+    """Say where the pages are as soon as a question can be asked; end where it never will be."""
     services.is_settled.wait()
-    if services.progress.phase == "ready":
-        console.print(f"Folio is ready: [bold]{url}[/bold]  (Ctrl-C stops it)")
+    if services.progress.phase == "failed":
+        _cannot_start(services.progress.detail)
+        server.should_exit = True
     elif not services.is_stopping.is_set():
-        console.print(f"[red]Folio could not start:[/red] {services.progress.detail}")
+        console.print(f"Folio is ready: [bold]{url}[/bold]  (Ctrl-C stops it)")
 
 
 def _url(host: str, port: int) -> str:
@@ -137,7 +145,7 @@ def _url(host: str, port: int) -> str:
 
 
 def _cannot_start(reason: str) -> typer.Exit:
-    console.print(f"[red]Folio cannot start:[/red] {reason}")
+    console.print(f"[red]Folio cannot start:[/red] {escape(reason)}")
     return typer.Exit(CANNOT_START)
 
 

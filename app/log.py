@@ -10,13 +10,16 @@ import time
 from typing import Literal
 
 QUIET = (
-    *("alembic", "asyncio", "httpcore", "httpx", "huggingface_hub", "jieba", "milvus_lite"),
-    *("openai", "pymilvus", "python_multipart", "sentence_transformers", "transformers", "uvicorn"),
+    *("alembic", "asyncio", "faiss", "httpcore", "httpx", "huggingface_hub", "jieba"),
+    *("milvus_lite", "openai", "pymilvus", "python_multipart", "sentence_transformers"),
+    *("transformers", "uvicorn"),
 )
+# Milvus Lite's server logs a traceback for each call that it does not implement; clients know.
+SILENT = ("grpc._server",)
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-01-31T12:00:00.123Z INFO app.main event key=value`; tracebacks follow on their lines."""
+    """`2026-01-31T12:00:00.123Z INFO app.main event key=value`; tracebacks on lines of their own."""
 
     converter = time.gmtime
     default_time_format = "%Y-%m-%dT%H:%M:%S"
@@ -56,3 +59,5 @@ def configure(level: str, log_format: Literal["text", "json"]) -> None:
     root.setLevel(level.upper())
     for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    for name in SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 COLLECTION = "Folio manual"
 SOURCE = "manual"
 MARKER = "manual-added"
+QUESTIONS_FILE = "sample_questions.json"
 NUM_TITLES = 4
 TITLE_QUESTIONS: Mapping[Language, str] = {
     "en": "What does “{title}” say?",
@@ -42,9 +43,8 @@ def add_manual(
             return 0
         collection = collections.create(COLLECTION)
     marker.touch()
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in suffixes]
     num_queued = 0
-    for file in files:
+    for file in _pages(folder, suffixes):
         path = file.relative_to(folder).as_posix()
         try:
             added = processor.add_file(collection.id, SOURCE, path, file.name, file)
@@ -60,7 +60,7 @@ def sample_questions(
 ) -> Mapping[Language, Sequence[str]]:
     """The manual's own questions where it can be asked, else questions about document titles."""
     if folder and _manual_is_ready(documents, collections):
-        file = folder / "sample_questions.json"
+        file = folder / QUESTIONS_FILE
         if file.is_file():
             questions: dict[Language, list[str]] = json.loads(file.read_text(encoding="utf-8"))
             return questions
@@ -69,6 +69,14 @@ def sample_questions(
         language: [template.format(title=title) for title in titles]
         for language, template in TITLE_QUESTIONS.items()
     }
+
+
+def _pages(folder: Path, suffixes: AnyOf[str]) -> list[Path]:
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in suffixes and path.name != QUESTIONS_FILE
+    ]
 
 
 def _manual_is_ready(documents: DocumentRepository, collections: CollectionRepository) -> bool:

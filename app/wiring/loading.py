@@ -1,0 +1,149 @@
+"""Loads the heavy parts in order, saying which: embedder, index, workers, generator, manual."""
+
+import logging
+import time
+
+from app.config import Settings
+from app.db.jobs import JobRepository
+from app.errors import InvalidInput, StoreUnavailable
+from app.manual import add_manual
+from app.rag.chunker import StructureChunker, embedded_text
+from app.rag.document_processor import (
+    DocumentProcessor,
+    FileStore,
+    IngestRecords,
+    ProcessorConfig,
+    Stages,
+    WorkerConfig,
+)
+from app.rag.embeddings import load_embedder
+from app.rag.lexical import term_weights
+from app.rag.parsers import SUPPORTED_SUFFIXES, SubprocessParser, media_type_of
+from app.rag.pipeline import AnswerPipeline
+from app.rag.protocols import Embedder, Generator, VectorStore
+from app.rag.retriever import HybridRetriever
+from app.rag.store import MilvusStore
+from app.services import Records, Services
+
+logger = logging.getLogger(__name__)
+CHUNKER_VERSION = 1  # of the cutting and of the lexical terms: another one makes another index
+STORE_RETRY_S = 2.0
+MANUAL_TIMEOUT_S = 120.0
+MANUAL_REPORT_S = 2.0
+BYTES_PER_MB = 1_000_000
+
+
+def load(settings: Settings, services: Services) -> None:
+    """Load everything into `services`; it is ready as soon as a question can be asked."""
+    load_ingestion(settings, services)
+    assert services.embedder and services.store
+    services.retriever = HybridRetriever(
+        services.embedder, services.store, services.records.chunks, settings.retrieval_candidates
+    )
+    load_generator(settings, services)
+    services.report("ready", "adding Folio's manual" if settings.manual_dir else "")
+    load_manual(settings, services)
+    services.report("ready", "")
+
+
+def load_ingestion(settings: Settings, services: Services) -> None:
+    """The part that adding documents needs: embedder, index and workers."""
+    services.report("starting", f"loading the embedding model {settings.embedding_model}")
+    embedder = load_embedder(settings.embedding_model, settings.num_threads)
+    if settings.chunk_size_tokens > embedder.max_tokens:
+        raise InvalidInput(
+            f"FOLIO_CHUNK_SIZE_TOKENS={settings.chunk_size_tokens}: the embedding model "
+            f"{embedder.name} reads {embedder.max_tokens} tokens"
+        )
+    services.embedder = embedder
+    services.report("starting", "opening the vector store")
+    services.store = open_store(settings, services, embedder)
+    processor = make_processor(settings, services.records, embedder, services.store)
+    processor.start()
+    services.processor = processor
+
+
+def chunker_name(settings: Settings) -> str:
+    """Names how chunks are cut: another name makes other chunks and another index."""
+    sizes = f"{settings.chunk_size_tokens}-{settings.chunk_overlap_tokens}"
+    return f"structure-{CHUNKER_VERSION}-{sizes}"
+
+
+def open_store(settings: Settings, services: Services, embedder: Embedder) -> MilvusStore:
+    """The open index; a server that is not up yet is waited for."""
+    token = settings.milvus_token
+    store = MilvusStore(
+        settings.milvus_uri or str(settings.data_dir.absolute() / "milvus.db"),
+        token.get_secret_value() if token else None,
+        embedder.name,
+        embedder.dimension,
+        chunker_version=chunker_name(settings),
+    )
+    while True:
+        try:
+            store.open()
+            return store
+        except StoreUnavailable as error:
+            if store.is_embedded or services.is_stopping.is_set():
+                raise
+            services.report("starting", f"waiting for the vector store: {error}")
+            services.is_stopping.wait(STORE_RETRY_S)
+
+
+def make_processor(
+    settings: Settings, records: Records, embedder: Embedder, store: VectorStore
+) -> DocumentProcessor:
+    """The processor, not started."""
+    chunker = StructureChunker(
+        embedder.count_tokens, settings.chunk_size_tokens, settings.chunk_overlap_tokens
+    )
+    stages = Stages(
+        parser=SubprocessParser(settings.parse_timeout_s, settings.parse_memory_mb),
+        chunker=chunker,
+        chunker_name=chunker_name(settings),
+        embedder=embedder,
+        store=store,
+        embedded_text=embedded_text,
+        term_weights=term_weights,
+    )
+    config = ProcessorConfig(
+        media_type_of=media_type_of,
+        readable_suffixes=sorted(SUPPORTED_SUFFIXES),
+        max_file_bytes=settings.max_upload_mb * BYTES_PER_MB,
+        workers=WorkerConfig(num_workers=settings.ingest_workers),
+    )
+    jobs = JobRepository(records.database)
+    return DocumentProcessor(
+        stages,
+        IngestRecords(records.documents, records.chunks, jobs),
+        FileStore(settings.data_dir / "files"),
+        config,
+    )
+
+
+def load_generator(settings: Settings, services: Services) -> None:
+    """XXX."""
+    from app.rag.llm import ExtractiveGenerator
+
+    services.generator = ExtractiveGenerator()
+    services.pipeline = AnswerPipeline(services.retriever, services.generator)
+
+
+def load_manual(settings: Settings, services: Services) -> None:
+    """Add Folio's manual and wait until it is searchable, which takes a minute at most."""
+    if settings.manual_dir is None or services.processor is None:
+        return
+    num_queued = add_manual(
+        services.processor,
+        services.records.collections,
+        settings.manual_dir,
+        SUPPORTED_SUFFIXES,
+        settings.data_dir,
+    )
+    deadline = time.monotonic() + MANUAL_TIMEOUT_S
+    while num_queued and time.monotonic() < deadline and not services.is_stopping.is_set():
+        counts = services.records.documents.counts()
+        if not counts.num_pending:
+            return
+        services.report("ready", f"adding Folio's manual: {counts.num_pending} pages to go")
+        services.is_stopping.wait(MANUAL_REPORT_S)
