@@ -19,9 +19,9 @@ SILENT = ("grpc._server",)
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-01-31T12:00:00.123Z INFO app.main event key=value`; tracebacks on lines of their own."""
+    """`2026-01-31T12:00:00.123Z INFO app.main event key=value`; tracebacks follow on own lines."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 
@@ -36,7 +36,7 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One JSON object per line: time, level, logger, message and, if there is one, traceback."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
         event = {

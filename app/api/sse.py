@@ -64,11 +64,13 @@ async def with_heartbeats(
     It ends with `events`, or when it waits and `closing` is done; then it closes `events`.
     """
     pending: asyncio.Task[bytes] | None = None
-    ends = {closing} if closing else set()
+    closings: set[asyncio.Future[None]] = {closing} if closing else set()
     try:
         while True:
             pending = pending or asyncio.create_task(_next(events))
-            await asyncio.wait({pending, *ends}, timeout=HEARTBEAT_S, return_when=FIRST_COMPLETED)
+            await asyncio.wait(
+                {pending} | closings, timeout=HEARTBEAT_S, return_when=FIRST_COMPLETED
+            )
             if pending.done():
                 item, pending = pending.result(), None
                 if not item:
