@@ -1,0 +1,197 @@
+"""Markers in streamed text: found, verified against their chunk, and bound to its id.
+
+Whatever the deltas, the outcome is the same. Markers in the shapes that models write (`[1]`,
+`[1, 2]`, `【1】`, `[source 1]`) leave as `[n]`; a marker with an unknown number, or whose sentence
+its chunk does not support, does not leave at all. Code is passed on as it is.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from app.domain import Citation, Cited, Source, TextDelta
+from app.rag.text import CJK_CHARACTER, language_of, split_sentences
+
+Terms = Callable[[str], Iterable[str]]
+
+# This share of a sentence's terms must be in the chunk. Half: a model says things in its own
+# words, but a sentence about something else shares few of them.
+MIN_SUPPORT = 0.5
+MAX_MARKER_WIDTH = 40
+OPENING = "[【［"
+MARKER = re.compile(
+    r"[\[【［]\s*(?:\^|(?:sources?|documents?|docs?|passages?|来源|文档|资料|引用)\s*[:：#]?\s*)?"
+    r"(\d{1,3}(?:\s*[,，、;；]\s*\d{1,3})*)(?:†[^\]】］]*)?\s*[\]】］]",
+    re.IGNORECASE,
+)
+UNCLOSED = re.compile(r"[\[【［][^\[【［\]】］\n]*")
+BACKTICKS = re.compile(r"`+")
+PLAIN = re.compile(r"[^\s`\[【［]+")
+PLAIN_IN_CODE = re.compile(r"[^\s`]+")
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+# What may stand before a claim without being part of it: list marks, and the full stop of the
+# sentence before, where its marker came first.
+BEFORE_CLAIM = re.compile(
+    r"(?:(?:[-*+•>#|]+|\(?\d{1,3}[.)、])[ \t]+|[\s.,;:!?。，、；：！？)）”\"]+)*"
+)
+NUMBER_WORDS = {
+    "1": "one|一", "2": "two|二|两", "3": "three|三", "4": "four|四", "5": "five|五",
+    "6": "six|六", "7": "seven|七", "8": "eight|八", "9": "nine|九", "10": "ten|十",
+}  # fmt: skip
+
+
+class CitationStream:
+    """Turns deltas of generated text into events; `text` and `citations` hold what has left."""
+
+    def __init__(self, sources: Sequence[Source], terms: Terms) -> None:
+        self._passages = {source.number: Passage(source, terms) for source in sources}
+        self._terms = terms
+        self._pending = ""
+        self._fence = ""  # the backticks that opened the code we are in
+        self._claim: tuple[int, int] | None = None
+        self._last_marker_end = 0
+        self.text = ""
+        self.citations: list[Citation] = []
+
+    def feed(self, delta: str) -> list[TextDelta | Cited]:
+        """Take more text; return what can be shown of it."""
+        self._pending += delta
+        return _merged(self._take(is_last=False))
+
+    def finish(self) -> list[TextDelta | Cited]:
+        """The text has ended: return what was held back, without white space at the end."""
+        return _merged(self._take(is_last=True))
+
+    def _take(self, *, is_last: bool) -> Iterator[TextDelta | Cited]:
+        """Eat the pending text token by token, up to one that more text could still change."""
+        while rest := self._pending.lstrip():
+            space = self._pending[: -len(rest)]
+            if "\n" in space and len(self._fence) < 3:
+                self._fence = ""  # code within a line does not go on in the next
+            token = self._first_token(rest, is_last=is_last)
+            if not token:
+                return
+            self._pending = rest[len(token) :]
+            space = space if self.text else ""
+            marker = None if self._fence else MARKER.fullmatch(token)
+            if marker:
+                yield from self._cite(marker, space)
+            else:
+                yield self._show(space + token)
+            if token[0] == "`":
+                self._fence = "" if token == self._fence else self._fence or token
+
+    def _first_token(self, text: str, *, is_last: bool) -> str:
+        """A word, a run of backticks, a marker or a bracket; empty while it is not certain."""
+        if text[0] in OPENING and not self._fence:
+            return _bracketed(text, is_last=is_last)
+        plain = PLAIN_IN_CODE if self._fence else PLAIN
+        match = plain.match(text) or BACKTICKS.match(text)
+        assert match, "any other character begins a token"
+        is_open = text[0] == "`" and match.end() == len(text) and not is_last
+        return "" if is_open else match.group()
+
+    def _show(self, text: str) -> TextDelta:
+        self.text += text
+        return TextDelta(text)
+
+    def _cite(self, marker: re.Match[str], space: str) -> Iterator[TextDelta | Cited]:
+        """Show the numbers that hold; without any, leave no gap."""
+        claim = self._find_claim()
+        numbers = [int(number) for number in NUMBER.findall(marker.group(1).replace(",", " "))]
+        for number in dict.fromkeys(numbers):
+            passage = self._passages.get(number)
+            if not passage or not claim or not passage.supports(self.text[slice(*claim)]):
+                continue
+            citation = Citation(number, passage.chunk_id, *claim)
+            if citation in self.citations:
+                continue
+            yield self._show(f"{space}[{number}]")
+            self._claim, self._last_marker_end, space = claim, len(self.text), ""
+            self.citations.append(citation)
+            yield Cited(citation)
+        if rest := space.rstrip(" \t"):
+            yield self._show(rest)
+
+    def _find_claim(self) -> tuple[int, int] | None:
+        """What the next marker vouches for: its sentence, from the marker before it on.
+
+        Where nothing is said in between (`[1] and [2]`), the claim of the marker before.
+        """
+        line = self.text.rfind("\n") + 1
+        sentences = split_sentences(self.text[line:])
+        if not sentences:
+            return None
+        start, end = (line + offset for offset in sentences[-1])
+        found = BEFORE_CLAIM.match(self.text, max(start, self._last_marker_end))
+        start = found.end() if found else start
+        if any(True for _ in self._terms(self.text[start:end])):
+            return start, end
+        return self._claim if self._claim and self._claim[0] >= line else None
+
+
+class Passage:
+    """A source as evidence: what its chunk says, under its title and headings."""
+
+    def __init__(self, source: Source, terms: Terms) -> None:
+        span = source.hit.chunk.span
+        text = "\n".join([source.hit.document_title, *span.heading_path, span.text])
+        self.chunk_id = source.hit.chunk.id
+        self._language = language_of(span.text)
+        self._find_terms = terms
+        self._terms = frozenset(terms(text))
+        self._numbers = frozenset(map(_plain_number, NUMBER.findall(text)))
+        self._text = text.lower()
+
+    def supports(self, claim: str) -> bool:
+        """Whether the chunk says what the claim says, as far as words can tell.
+
+        Every number of the claim must be there, and half of its terms. Between languages only
+        numbers, and the Latin words in a Chinese claim (names, code), can be compared.
+        """
+        numbers = {_plain_number(number) for number in NUMBER.findall(claim)}
+        if not all(self._says_number(number) for number in numbers - self._numbers):
+            return False
+        terms = set(self._find_terms(claim))
+        if language_of(claim) == self._language:
+            return bool(terms) and _share(terms, self._terms) >= MIN_SUPPORT
+        names = {term for term in terms if not CJK_CHARACTER.search(term)}
+        is_comparable = self._language == "en" and bool(names)
+        return not is_comparable or _share(names, self._terms) >= MIN_SUPPORT
+
+    def _says_number(self, number: str) -> bool:
+        words = NUMBER_WORDS.get(number)
+        return bool(words and re.search(words, self._text))
+
+
+def _bracketed(text: str, *, is_last: bool) -> str:
+    """The marker that the text begins with, or a lone bracket; empty while it is not closed."""
+    unclosed = UNCLOSED.match(text)
+    assert unclosed, "called at an opening bracket"
+    if unclosed.end() > MAX_MARKER_WIDTH:
+        return text[0]
+    if unclosed.end() == len(text):
+        return text[0] if is_last else ""
+    marker = MARKER.match(text)
+    return marker.group() if marker else text[0]
+
+
+def _share(terms: set[str], known: frozenset[str]) -> float:
+    return len(terms & known) / len(terms)
+
+
+def _plain_number(number: str) -> str:
+    """`1,024` and `1024` are the same number; so are `3` and `3.0`."""
+    plain = number.replace(",", "")
+    return plain.rstrip("0").rstrip(".") if plain.count(".") == 1 else plain
+
+
+def _merged(events: Iterable[TextDelta | Cited]) -> list[TextDelta | Cited]:
+    """Join neighbouring deltas; they come word by word."""
+    merged: list[TextDelta | Cited] = []
+    for event in events:
+        last = merged[-1] if merged else None
+        if isinstance(event, TextDelta) and isinstance(last, TextDelta):
+            merged[-1] = TextDelta(last.text + event.text)
+        else:
+            merged.append(event)
+    return merged
