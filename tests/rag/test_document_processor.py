@@ -515,6 +515,11 @@ def test_what_cannot_be_taken_is_refused(world):
         world.processor.add_file("default", "folder", "no.txt", "no.txt", world.folder / "no.txt")
 
 
+def test_name_that_is_not_text_is_refused(world):
+    with pytest.raises(InvalidInput, match="rename"):
+        world.add("x", "bad\udcff.txt")
+
+
 def test_characters_that_a_database_refuses_are_replaced_in_place(world):
     file = world.folder / "given.txt"
     file.write_bytes(b"a\x00b\nc\xffd")

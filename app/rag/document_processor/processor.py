@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.domain import AddResult, Document, IncomingFile, Job
-from app.errors import NotFound, StoreUnavailable, UnsupportedFormat
+from app.errors import InvalidInput, NotFound, StoreUnavailable, UnsupportedFormat
 from app.rag.document_processor.files import FileStore, digest_file
-from app.rag.document_processor.ingestion import Advance, Ingestion, Stages
+from app.rag.document_processor.ingestion import UNSTORABLE, Advance, Ingestion, Stages
 from app.rag.document_processor.workers import WorkerConfig, Workers
 from app.rag.protocols import ChunkRecords, DocumentRecords, JobRecords
 
@@ -65,9 +65,13 @@ class DocumentProcessor:
     ) -> AddResult:
         """Copy a file into the library and queue it, unless it is there with the same bytes.
 
-        A document whose last try failed is queued again. Raise UnsupportedFormat, TooLarge, or
-        NotFound for an unknown collection.
+        A document whose last try failed is queued again. Raise UnsupportedFormat, TooLarge,
+        InvalidInput, or NotFound for an unknown collection.
         """
+        if UNSTORABLE.search(path + name):
+            raise InvalidInput(
+                f"the name {name!r} has characters that are not text: rename the file"
+            )
         digest = digest_file(file, self._config.max_file_bytes)
         media_type = self._config.media_type_of(name, digest.head)
         if media_type == UNKNOWN_MEDIA_TYPE:

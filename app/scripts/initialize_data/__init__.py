@@ -1,0 +1,1 @@
+"""Adding files and folders from the command line: run it with `python -m`."""
