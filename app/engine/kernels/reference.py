@@ -42,16 +42,41 @@ def visible_mask(positions: Tensor, num_positions: int, window: int | None) -> T
     return mask if window is None else mask & (distance < window)
 
 
+def block_rows(block_tables: Tensor, kv_cache: Tensor) -> Tensor:
+    """Where the tables' keys and values begin: rows of the cache seen as [rows, S * D], layer 0.
+
+    block_tables: [B, M] int64; kv_cache: [N, num_layers, 2, K, S, D]; returns [2, B, K, M] int64.
+    """
+    _, num_layers, _, num_kv_heads, _, _ = kv_cache.shape
+    device = block_tables.device
+    both = torch.arange(2, device=device)[:, None, None, None] * num_kv_heads
+    heads = torch.arange(num_kv_heads, device=device)[None, None, :, None]
+    blocks = block_tables[None, :, None, :] * (num_layers * 2 * num_kv_heads)
+    return blocks + both + heads
+
+
+def gather_kv(kv_cache: Tensor, layer: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values [B, K, L, D] of a layer, in the order of positions.
+
+    One copy of S * D numbers at a time; rows: [2, B, K, M] as `block_rows` gives them.
+    """
+    _, _, _, num_kv_heads, block_size, head_dim = kv_cache.shape
+    flat = kv_cache.view(-1, block_size * head_dim)
+    _, num_sequences, _, num_table = rows.shape
+    both = flat.index_select(0, (rows + layer * 2 * num_kv_heads).view(-1)).view(
+        2, num_sequences, num_kv_heads, num_table * block_size, head_dim
+    )
+    return both[0], both[1]
+
+
 def attend_one_each(
-    query: Tensor, cache: Tensor, block_tables: Tensor, mask: Tensor, scale: float
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float
 ) -> Tensor:
     """One query row for each of B sequences.
 
-    query: [B, H, D]; block_tables: [B, M] int64, padded with any valid block;
-    mask: [B, L] bool; returns [B, H, D].
+    query: [B, H, D]; key, value: [B, K, L, D]; mask: [B, L] bool; returns [B, H, D].
     """
     num_sequences, num_heads, head_dim = query.shape
-    key, value = _gather(cache, block_tables)
     # The G query heads of a key/value head see the same positions: rows of one attention.
     grouped = query.view(num_sequences, key.shape[1], -1, head_dim)
     output = functional.scaled_dot_product_attention(
@@ -60,15 +85,12 @@ def attend_one_each(
     return output.reshape(num_sequences, num_heads, head_dim)
 
 
-def attend_chunk(
-    query: Tensor, cache: Tensor, block_table: Tensor, mask: Tensor, scale: float
-) -> Tensor:
+def attend_chunk(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
     """Several query rows of one sequence.
 
-    query: [T, H, D]; block_table: [M] int64; mask: [T, L] bool; returns [T, H, D].
+    query: [T, H, D]; key, value: [1, K, L, D]; mask: [T, L] bool; returns [T, H, D].
     """
     num_rows, num_heads, head_dim = query.shape
-    key, value = _gather(cache, block_table.unsqueeze(0))  # [1, K, L, D]
     num_kv_heads = key.shape[1]
     num_groups = num_heads // num_kv_heads
     grouped = query.view(num_rows, num_kv_heads, num_groups, head_dim)
@@ -78,15 +100,3 @@ def attend_chunk(
     )
     output = output.view(num_kv_heads, num_groups, num_rows, head_dim)
     return output.permute(2, 0, 1, 3).reshape(num_rows, num_heads, head_dim)
-
-
-def _gather(cache: Tensor, block_tables: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values [B, K, L, D] of the tables' blocks, in the order of positions."""
-    num_sequences, num_table = block_tables.shape
-    _, _, num_kv_heads, block_size, head_dim = cache.shape
-    blocks = cache[block_tables.reshape(-1)]  # [B * M, 2, K, S, D]
-    blocks = blocks.view(num_sequences, num_table, 2, num_kv_heads, block_size, head_dim)
-    both = blocks.permute(2, 0, 3, 1, 4, 5).reshape(
-        2, num_sequences, num_kv_heads, num_table * block_size, head_dim
-    )
-    return both[0], both[1]

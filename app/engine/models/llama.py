@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from app.engine.config import ModelConfig
 from app.engine.layers.attention import AttentionMetadata, PagedAttention
-from app.engine.layers.linear import Linear, fuse
+from app.engine.layers.linear import Linear, make_linear
 from app.engine.layers.norm import RMSNorm
 from app.engine.layers.rotary import RotaryEmbedding, rotate
 from app.engine.models.rope import rotary_frequencies
@@ -41,12 +41,12 @@ class DecoderLayer:
         self,
         hidden: Tensor,
         rotary: tuple[Tensor, Tensor],
-        cache: Tensor,
+        kv_cache: Tensor,
         metadata: AttentionMetadata,
     ) -> Tensor:
-        """hidden: [T, E] -> [T, E]; cache: this layer's [N, 2, K, S, D]."""
+        """hidden: [T, E] -> [T, E]."""
         query, key, value = self._project(self.input_norm(hidden), rotary)
-        attended = self.attention(query, key, value, cache, metadata)
+        attended = self.attention(query, key, value, kv_cache, metadata)
         hidden = hidden + self.output(attended)
         gate, up = self.gate_up(self.mlp_norm(hidden)).chunk(2, dim=-1)
         return hidden + self.down(functional.silu(gate) * up)
@@ -73,7 +73,7 @@ class LlamaModel:
         self._layers = [_build_layer(config, read_weight, i) for i in range(config.num_layers)]
         self._norm = RMSNorm(read_weight("model.norm.weight"), config.rms_norm_eps)
         tied = config.tie_word_embeddings
-        self._head = Linear(self._embedding if tied else read_weight("lm_head.weight"))
+        self._head = make_linear([self._embedding if tied else read_weight("lm_head.weight")])
 
     def forward(
         self, token_ids: Tensor, positions: Tensor, kv_cache: Tensor, metadata: AttentionMetadata
@@ -84,8 +84,8 @@ class LlamaModel:
         """
         hidden = functional.embedding(token_ids, self._embedding)
         rotary = self._rotary.at(positions, hidden.dtype)
-        for index, layer in enumerate(self._layers):
-            hidden = layer(hidden, rotary, kv_cache[:, index], metadata)
+        for layer in self._layers:
+            hidden = layer(hidden, rotary, kv_cache, metadata)
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -96,27 +96,28 @@ class LlamaModel:
 def _build_layer(config: ModelConfig, read_weight: ReadWeight, index: int) -> DecoderLayer:
     prefix = f"model.layers.{index}."
 
-    def linear(name: str, *, has_bias: bool) -> Linear:
-        bias = read_weight(f"{prefix}{name}.bias") if has_bias else None
-        return Linear(read_weight(f"{prefix}{name}.weight"), bias)
+    def linear(*names: str, has_bias: bool) -> Linear:
+        weights = [read_weight(f"{prefix}{name}.weight") for name in names]
+        biases = [read_weight(f"{prefix}{name}.bias") for name in names] if has_bias else None
+        return make_linear(weights, biases)
 
     def norm(name: str) -> RMSNorm:
         return RMSNorm(read_weight(f"{prefix}{name}.weight"), config.rms_norm_eps)
 
-    qkv = [linear(f"self_attn.{p}_proj", has_bias=config.has_qkv_bias) for p in "qkv"]
-    gate_up = [linear(f"mlp.{p}_proj", has_bias=config.has_mlp_bias) for p in ("gate", "up")]
+    qkv = [f"self_attn.{part}_proj" for part in "qkv"]
+    gate_up = ["mlp.gate_proj", "mlp.up_proj"]
     window = config.sliding_window if index >= config.first_sliding_layer else None
     return DecoderLayer(
         num_heads=config.num_heads,
         num_kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
         input_norm=norm("input_layernorm"),
-        qkv=fuse(qkv),
+        qkv=linear(*qkv, has_bias=config.has_qkv_bias),
         q_norm=norm("self_attn.q_norm") if config.has_qk_norm else None,
         k_norm=norm("self_attn.k_norm") if config.has_qk_norm else None,
-        attention=PagedAttention(config.head_dim**-0.5, window),
+        attention=PagedAttention(index, config.head_dim**-0.5, window),
         output=linear("self_attn.o_proj", has_bias=config.has_output_bias),
         mlp_norm=norm("post_attention_layernorm"),
-        gate_up=fuse(gate_up),
+        gate_up=linear(*gate_up, has_bias=config.has_mlp_bias),
         down=linear("mlp.down_proj", has_bias=config.has_mlp_bias),
     )
