@@ -7,7 +7,7 @@ retriever ranks by shared words, and the generator writes the pieces that a test
 import asyncio
 import re
 import zlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -223,15 +223,17 @@ class FakeGenerator:
         self.max_prompt_tokens = max_prompt_tokens
         self.info = GeneratorInfo("openai", "fake")
         self.requests: list[GenerationRequest] = []
+        self.has_started = asyncio.Event()
         self.num_running = 0
         self.num_closed = 0
 
     def count_tokens(self, text: str) -> int:
         return len(words_of(text))
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[Generation]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Generation]:
         self.requests.append(request)
         self.num_running += 1
+        self.has_started.set()
         try:
             if self.gate:
                 await self.gate.wait()

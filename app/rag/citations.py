@@ -61,6 +61,10 @@ class CitationStream:
         """The text has ended: return what was held back, without white space at the end."""
         return _merged(self._take(is_last=True))
 
+    def append(self, text: str) -> list[TextDelta | Cited]:
+        """Add text of our own, after the end."""
+        return [self._show(text)]
+
     def _take(self, *, is_last: bool) -> Iterator[TextDelta | Cited]:
         """Eat the pending text token by token, up to one that more text could still change."""
         while rest := self._pending.lstrip():

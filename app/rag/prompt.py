@@ -14,11 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from app.domain import Language, Message, Source
 from app.errors import TooLarge
+from app.rag.replies import REFUSAL
 
-REFUSALS: dict[Language, str] = {
-    "en": "The documents do not answer this question.",
-    "zh": "文档中没有这个问题的答案。",
-}
 # Of what the rules and the question leave, turns before may take this share.
 HISTORY_SHARE = 0.25
 # A chat template adds a few tokens to each message.
@@ -88,12 +85,6 @@ def build_prompt(
     )
 
 
-def is_refusal(text: str) -> bool:
-    """Whether an answer is the refusal that the rules ask for, give or take its punctuation."""
-    plain = _letters(text)
-    return any(plain == _letters(refusal) for refusal in REFUSALS.values())
-
-
 class _Layout:
     """Renders the parts of a prompt in a language, and counts them."""
 
@@ -103,7 +94,7 @@ class _Layout:
 
     def system(self, documents: Sequence[PromptDocument]) -> Message:
         template = _template(f"system.{self._language}.j2")
-        refusal = REFUSALS[self._language]
+        refusal = REFUSAL[self._language]
         return Message("system", template.render(refusal=refusal, documents=documents).strip())
 
     def question(self, question: str) -> str:
@@ -180,10 +171,6 @@ def _without_marks(text: str) -> str:
 def defused(text: str) -> str:
     """Break what a chat template or tokenizer would take for a control token."""
     return CONTROL_MARK.sub(lambda match: f"{match.group()} ", text)
-
-
-def _letters(text: str) -> str:
-    return re.sub(r"[\W\d_]+", "", text).lower()
 
 
 @lru_cache

@@ -1,6 +1,6 @@
 """The verbs of the RAG side: what each stage needs of the next. Imports only the domain."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,7 +161,7 @@ class Generator(Protocol):
     @property
     def max_prompt_tokens(self) -> int: ...
     def count_tokens(self, text: str) -> int: ...
-    def generate(self, request: GenerationRequest) -> AsyncIterator[Generation]:
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Generation]:
         """Stream text; closing the iterator stops the work. Raises GeneratorUnavailable."""
         ...
 

@@ -8,7 +8,7 @@ import pytest
 
 from app.domain import Message
 from app.errors import TooLarge
-from app.rag.prompt import REFUSALS, build_prompt, is_refusal
+from app.rag.prompt import build_prompt
 from tests.fakes import make_hit, make_sources
 
 SNAPSHOTS = Path(__file__).parent.parent / "snapshots"
@@ -113,17 +113,3 @@ def test_no_text_can_forge_a_control_token(mark):
 def test_html_in_a_document_is_left_alone():
     sources = make_sources("Write <b>bold</b> and <script>; a[10] < b.")
     assert "<b>bold</b> and <script>; a(10) < b." in shown(build(sources=sources))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (REFUSALS["en"], True),
-        (" the documents do not answer this question [1]", True),
-        (f"**{REFUSALS['zh']}**", True),
-        ("The documents do not answer this question fully, but leave is 15 days [1].", False),
-        ("", False),
-    ],
-)
-def test_a_refusal_is_recognised(text, expected):
-    assert is_refusal(text) is expected
