@@ -25,6 +25,7 @@ MAX_HEADING_WIDTH = 80
 # A tokenizer may take a line of base64 for one unknown word: characters bound a chunk as well.
 MAX_CHARS_PER_TOKEN = 10
 MAX_RETRIES = 8
+RETRY_SHARE = 16
 # Pieces of a large block are joined up to this share of a chunk before they are packed.
 PIECE_SHARE = 8
 
@@ -92,9 +93,10 @@ class StructureChunker:
         for _ in range(MAX_RETRIES):
             spans = _Cutter(document, self._count_tokens, limit, self._overlap_tokens).spans()
             excess = max((span.num_tokens for span in spans), default=0) - self._max_tokens
-            if excess <= 0 or limit - excess < MIN_TOKENS // 2:
+            if excess <= 0:
                 break
-            limit -= excess  # a tokenizer that makes more of the whole than of its parts
+            # A tokenizer that makes more of the whole than of its parts: leave it room.
+            limit -= max(excess, limit // RETRY_SHARE)
         return spans
 
 

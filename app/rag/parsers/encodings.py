@@ -5,6 +5,7 @@ import codecs
 from charset_normalizer import from_bytes
 
 SAMPLE_BYTES = 64 * 1024
+LAST_LEVEL_1_ROW = 0xD7  # first byte of the last of the 3 755 most common characters
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -80,12 +81,15 @@ def _decodes(sample: bytes, encoding: str) -> bool:
 
 
 def _looks_chinese(sample: bytes, korean: str) -> bool:
-    """Korean text is Hangul; Chinese text read as Korean is Hangul mixed with Hanja."""
+    """Read as Korean, Chinese text holds Hanja, and nearly all of them from GB 2312's level 1.
+
+    Of the Hanja in Korean text, which is Hangul for the most part, two thirds lie outside it.
+    """
     if not _decodes(sample, "gb18030"):
         return False
-    letters = [char for char in sample.decode(korean, "replace") if ord(char) > 0x2E7F]
-    num_hangul = sum("\uac00" <= char <= "\ud7a3" for char in letters)
-    return num_hangul < 0.7 * len(letters)
+    hanja = [char for char in sample.decode(korean, "replace") if "\u4e00" <= char <= "\u9fff"]
+    num_common = sum(char.encode(korean)[0] <= LAST_LEVEL_1_ROW for char in hanja)
+    return bool(hanja) and num_common >= 0.75 * len(hanja)
 
 
 def _looks_western(sample: bytes, central: str) -> bool:

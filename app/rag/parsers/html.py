@@ -10,7 +10,7 @@ from app.domain import BlockKind, ParsedDocument
 from app.rag.parsers.builder import DocumentBuilder, file_title
 from app.rag.parsers.encodings import decode
 
-MAX_DEPTH = 400
+MAX_DEPTH = 150  # deeper structure is read as plain text
 _DECLARED = re.compile(rb"""(?:charset\s*=|encoding\s*=)\s*["']?\s*([\w:.-]+)""", re.IGNORECASE)
 _SPACES = re.compile(r"[ \t\n\r\f]+")
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
@@ -84,12 +84,12 @@ class _Walker:
         tag = node.tag or ""
         if tag == "-text":
             self.inline.append((node.text_content or "").replace("\0", ""))
-        elif tag in _DROPPED or depth > MAX_DEPTH or _is_hidden(node):
+        elif tag in _DROPPED or _is_hidden(node):
             return
-        elif tag == "br":
-            self.inline.append("\0")
-        elif tag == "img":
-            self.inline.append(node.attributes.get("alt") or "")
+        elif depth > MAX_DEPTH:
+            self.inline.append(node.text(separator=" "))
+        elif tag in ("br", "img"):
+            self.inline.append("\0" if tag == "br" else node.attributes.get("alt") or "")
         elif tag in _HEADINGS:
             self.flush()
             self.builder.heading(_text(node), _HEADINGS[tag])

@@ -45,7 +45,10 @@ def parse(path: Path, name: str, report: Report = ignore_progress) -> ParsedDocu
     except pdfium.PdfiumError as error:
         if getattr(error, "err_code", None) in (raw.FPDF_ERR_PASSWORD, raw.FPDF_ERR_SECURITY):
             raise _protected(name) from error
-        return _parse_damaged(path, name)
+        pdf = _with_trailer(path)
+        if pdf is None:
+            return _parse_damaged(path, name)
+        num_pages = len(pdf)
     if num_pages > MAX_PAGES:
         raise ParseFailed(f"“{name}” has {num_pages:,} pages, {MAX_PAGES:,} is the most: split it")
     try:
@@ -167,6 +170,20 @@ def _title(metadata: Mapping[str, str]) -> str:
     """The title in the metadata, unless a program made it up."""
     title = one_line(metadata.get("Title", ""))
     return "" if _BOOKKEEPING_TITLE.match(title) else title
+
+
+def _with_trailer(path: Path) -> pdfium.PdfDocument | None:
+    """A file whose end is cut off, given another: pdfium then finds its objects by itself."""
+    data = path.read_bytes()
+    catalog = re.search(rb"(\d+) 0 obj\s*<<[^<>]*/Type\s*/Catalog\b", data)
+    if catalog is None:
+        return None
+    trailer = b"\ntrailer\n<< /Root %s 0 R >>\nstartxref\n0\n%%%%EOF\n" % catalog[1]
+    try:
+        pdf = pdfium.PdfDocument(data + trailer)
+    except pdfium.PdfiumError:
+        return None
+    return pdf if len(pdf) else None
 
 
 def _parse_damaged(path: Path, name: str) -> ParsedDocument:

@@ -50,11 +50,21 @@ class SubprocessParser:
 
     def parse(self, path: Path, name: str, media_type: str) -> ParsedDocument:
         """Raise UnsupportedFormat, ParseFailed or ParseLimitExceeded with reason and way out."""
+        request = pack({"path": str(path.resolve()), "name": name, "media_type": media_type})
+        try:
+            return self._parse(request, name)
+        except _DiedIdle:
+            logger.info("parser process was gone, starting another")
+        try:
+            return self._parse(request, name)
+        except _DiedIdle as error:
+            raise ParseFailed(f"“{name}”: the parser process does not start ({error})") from error
+
+    def _parse(self, request: bytes, name: str) -> ParsedDocument:
         process = self._take()
         is_reusable = False
         try:
-            request = {"path": str(path.resolve()), "name": name, "media_type": media_type}
-            document, peak_mb = process.call(pack(request), name)
+            document, peak_mb = process.call(request, name)
             is_reusable = peak_mb < self._memory_mb // 2
             return document
         except ParseLimitExceeded:
@@ -98,6 +108,10 @@ class SubprocessParser:
         process.kill()
 
 
+class _DiedIdle(Exception):
+    """A process ended before it took the file: the file has no part in it."""
+
+
 class _Process:
     """One parser process and its pipes."""
 
@@ -128,15 +142,17 @@ class _Process:
         assert self._popen.stdin is not None
         start = time.monotonic()
         latest = start + MAX_EXTENSIONS * self._timeout_s
-        deadline, where = start + self._timeout_s, ""
+        deadline, where, has_begun = start + self._timeout_s, "", False
         try:
             self._popen.stdin.write(request)
             self._popen.stdin.flush()
-        except OSError:
-            raise self._crash(name) from None
+        except OSError as error:
+            raise _DiedIdle(str(error)) from error
         while True:
             try:
                 reply = document_from_reply(self._read_reply(deadline, name))
+            except EOFError:
+                raise self._crash(name, has_begun) from None
             except TimeoutError:
                 raise ParseLimitExceeded(
                     f"reading “{name}” took longer than {time.monotonic() - start:.0f} s"
@@ -144,16 +160,17 @@ class _Process:
                 ) from None
             if not isinstance(reply, str):
                 return reply
+            has_begun = True
             deadline, where = min(time.monotonic() + self._timeout_s, latest), reply
 
     def _read_reply(self, deadline: float, name: str) -> bytes:
-        (length,) = LENGTH.unpack(self._read(LENGTH.size, deadline, name))
+        (length,) = LENGTH.unpack(self._read(LENGTH.size, deadline))
         if length > MAX_REPLY_BYTES:
             raise ParseLimitExceeded(
                 f"“{name}” makes {length >> 20} MiB of text and structure, "
                 f"{MAX_REPLY_BYTES >> 20} MiB is the most: split it"
             )
-        return self._read(length, deadline, name)
+        return self._read(length, deadline)
 
     def interrupt(self) -> None:
         """End the process from another thread; the call in flight fails and then cleans up."""
@@ -173,7 +190,7 @@ class _Process:
             except OSError:  # a request that was never read
                 logger.debug("parser pipe was broken pid=%d", self._popen.pid)
 
-    def _read(self, num_bytes: int, deadline: float, name: str) -> bytes:
+    def _read(self, num_bytes: int, deadline: float) -> bytes:
         assert self._popen.stdout is not None
         data = bytearray()
         with selectors.DefaultSelector() as selector:
@@ -183,11 +200,12 @@ class _Process:
                     raise TimeoutError
                 part = os.read(self._popen.stdout.fileno(), min(READ_BYTES, num_bytes - len(data)))
                 if not part:
-                    raise self._crash(name)
+                    raise EOFError
                 data += part
         return bytes(data)
 
-    def _crash(self, name: str) -> ParseFailed:
+    def _crash(self, name: str, has_begun: bool) -> Exception:
+        """The error for a process that closed its output: its end, or the file's fault."""
         try:
             code = self._popen.wait(KILL_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -196,6 +214,8 @@ class _Process:
         self._stderr.seek(0)
         stderr = self._stderr.read()[-STDERR_CHARS:].decode(errors="replace")
         logger.warning("parser process ended reason=%s stderr=%r", reason, stderr)
+        if not has_begun:
+            return _DiedIdle(f"{reason}: {stderr.strip().rpartition(chr(10))[2]}")
         return ParseFailed(
             f"the parser crashed on “{name}” ({reason}): the file is damaged, or needs more than "
             f"{self._memory_mb} MB (parse_memory_mb)"
