@@ -82,7 +82,7 @@ export async function drawPage(
 function makeSheet(page: PDFPageProxy, scale: number) {
   const { width, height } = page.getViewport({ scale });
   const sheet = document.createElement('div');
-  sheet.className = 'sheet';
+  sheet.className = 'pdf-sheet';
   sheet.style.cssText = `width:${width}px;height:${height}px`;
   const canvas = document.createElement('canvas');
   canvas.style.cssText = 'width:100%;height:100%';

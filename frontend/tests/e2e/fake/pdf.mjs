@@ -32,7 +32,7 @@ export function makePdf(pages) {
 }
 
 /** The line with number `index` as a box in fractions of the page, origin top left. */
-export function lineBox(page, index, share = 0.66) {
+export function lineBox(page, index, share = 0.7) {
   const top = (PAGE.height - (780 - index * 24) - 12) / PAGE.height;
   return { page, left: 56 / PAGE.width, top, right: share, bottom: top + 16 / PAGE.height };
 }
