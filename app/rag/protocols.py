@@ -76,6 +76,10 @@ class Parser(Protocol):
         """Raise UnsupportedFormat, ParseFailed or ParseLimitExceeded with reason and way out."""
         ...
 
+    def close(self) -> None:
+        """Let go of everything; a call in flight fails soon."""
+        ...
+
 
 class Chunker(Protocol):
     """Cuts a parsed document into chunks in reading order."""

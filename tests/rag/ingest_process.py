@@ -38,12 +38,10 @@ class Parts:
     chunks: ChunkRepository
     embedder: Embedder
     store: MilvusStore
-    parser: SubprocessParser
     processor: DocumentProcessor
 
     def close(self):
         self.processor.stop(30)
-        self.parser.close()
         self.store.close()
         self.database.close()
 
@@ -56,9 +54,8 @@ def build(data: Path) -> Parts:
     embedder = load_embedder(MODEL, 1)
     store = MilvusStore(str(data / "index.db"), None, embedder.name, embedder.dimension)
     store.open()
-    parser = SubprocessParser(60, 1024)
     stages = Stages(
-        parser=parser,
+        parser=SubprocessParser(60, 1024),
         chunker=StructureChunker(embedder.count_tokens, 200, 0),
         chunker_name="structure/200/0",
         embedder=embedder,
@@ -72,7 +69,7 @@ def build(data: Path) -> Parts:
         FileStore(data / "files"),
         ProcessorConfig(media_type_of, sorted(SUPPORTED_SUFFIXES), 10_000_000),
     )
-    return Parts(database, documents, chunks, embedder, store, parser, processor)
+    return Parts(database, documents, chunks, embedder, store, processor)
 
 
 def main() -> None:

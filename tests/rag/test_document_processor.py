@@ -60,6 +60,9 @@ class LineParser:
         block = Block(BlockKind.PARAGRAPH, 0, len(text))
         return ParsedDocument(text, text.split("\n")[0], (block,))
 
+    def close(self):
+        """A real one interrupts its call; this one can be used again."""
+
 
 class LineChunker:
     """A chunk a line."""
@@ -402,6 +405,21 @@ def test_stop_gives_the_job_back_without_counting_it(world):
     world.processor.stop(PATIENCE_S)
     assert world.documents.get(document.id).stage == JobStage.QUEUED
     assert world.jobs.claim(1).attempt == 1
+
+
+def test_parse_that_the_stop_interrupts_is_no_failure(world):
+    def interrupt():
+        world.parser.failures = [ParseFailed("the parser is closed")]
+        world.parser.gate.set()
+
+    world.parser.close = interrupt
+    world.parser.gate.clear()
+    world.processor.start()
+    document = world.add("one").document
+    world.parser.has_begun.wait(PATIENCE_S)
+    world.processor.stop(PATIENCE_S)
+    document = world.documents.get(document.id)
+    assert (document.stage, document.error) == (JobStage.QUEUED, None)
 
 
 def test_stop_does_not_wait_for_a_long_step(world):

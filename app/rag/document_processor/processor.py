@@ -45,6 +45,7 @@ class DocumentProcessor:
     def __init__(
         self, stages: Stages, records: IngestRecords, files: FileStore, config: ProcessorConfig
     ) -> None:
+        self._parser = stages.parser
         self._store = stages.store
         self._documents = records.documents
         self._chunks = records.chunks
@@ -134,8 +135,11 @@ class DocumentProcessor:
         self._workers.start()
 
     def stop(self, timeout_s: float) -> None:
-        """End the threads; a job in hand goes back into the queue and nothing is lost."""
-        self._workers.stop(timeout_s)
+        """End the threads and the parser; a job in hand goes back into the queue, nothing is lost.
+
+        It is final: the parser is closed.
+        """
+        self._workers.stop(timeout_s, interrupt=self._parser.close)
 
     def wait_until_idle(self, timeout_s: float) -> bool:
         """Whether nothing was left to do in time; a document that waits for a retry is left."""

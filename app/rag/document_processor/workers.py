@@ -80,11 +80,12 @@ class Workers:
         for _ in range(self._config.num_workers):
             self._start_thread(self._work, "ingest-worker")
 
-    def stop(self, timeout_s: float) -> None:
-        """End the threads; a job in hand goes back into the queue."""
+    def stop(self, timeout_s: float, interrupt: Callable[[], None]) -> None:
+        """End the threads, `interrupt` a long step; a job in hand goes back into the queue."""
         deadline = time.monotonic() + timeout_s
         self._is_stopping.set()
         self._wake.set()
+        interrupt()
         for thread in list(self._threads):
             thread.join(max(0.0, deadline - time.monotonic()))
         with self._lock:

@@ -227,7 +227,7 @@ def delete_gone(
 
 def show(report: Report, seconds: float) -> None:
     """The summary: what happened, and why."""
-    table = Table("documents", "", title=f"{seconds:.1f} s", title_justify="left")
+    table = Table("documents", f"in {seconds:.1f} s")
     for kind in ("added", "changed", "unchanged", "deleted"):
         if report.done[kind]:
             table.add_row(kind, str(report.done[kind]))
@@ -251,7 +251,8 @@ def read_settings(data_dir: Path | None) -> Settings:
     try:
         settings = Settings(**given)
     except ValidationError as error:
-        raise InvalidInput(f"wrong settings: {error}") from error
+        problems = (f"FOLIO_{p['loc'][0]}".upper() + f": {p['msg']}" for p in error.errors())
+        raise InvalidInput(f"wrong settings: {'; '.join(problems)}") from error
     log.configure("warning", settings.log_format)
     return settings
 

@@ -1,0 +1,202 @@
+"""The command on real SQL, Milvus Lite and parsers; only the embedder is the small fake."""
+
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+from app import log
+from app.config import Settings
+from app.domain import DocumentStatus
+from app.errors import NotFound, Unavailable
+from app.main import create_app
+from app.scripts.initialize_data import __main__ as command
+from app.scripts.initialize_data.__main__ import FoundFile, Ingest, Report, find_files
+from app.scripts.initialize_data.libraries import State
+from app.wiring import build_services, loading
+from tests.api.conftest import serving
+from tests.fakes import FakeEmbedder
+
+cli = Typer()
+cli.command()(command.main)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, tmp_path):
+    monkeypatch.setattr(loading, "load_embedder", lambda name, num_threads: FakeEmbedder())
+    monkeypatch.setattr(log, "configure", lambda level, format: None)
+    monkeypatch.setattr(command, "POLL_S", 0.02)
+    monkeypatch.chdir(tmp_path)  # no .env of the developer
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "handbook"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.md").write_text("# Holidays\n\nFifteen days of leave.")
+    (folder / "sub" / "b.txt").write_text("Train journeys are in second class.")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    def run(*arguments):
+        options = ["--data-dir", str(tmp_path / "data")]
+        result = CliRunner().invoke(cli, [*map(str, arguments), *options])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+        return result.exit_code, " ".join(result.output.replace("│", " ").split())
+
+    return run
+
+
+@contextmanager
+def running_appliance(tmp_path, monkeypatch):
+    settings = Settings(_env_file=None, data_dir=tmp_path / "data", manual_dir=None)
+    services = build_services(settings)
+
+    def load(services):
+        loading.load_ingestion(settings, services)
+        services.report("ready", "")
+
+    services.load = load
+    with serving(create_app(settings, services)) as url:
+        monkeypatch.setenv("FOLIO_PORT", str(urlsplit(url).port))
+        yield services, url
+
+
+def test_folder_is_added_once(run, folder):
+    code, output = run(folder)
+    assert (code, "added 2" in output) == (0, True)
+    code, output = run(folder)
+    assert (code, "unchanged 2" in output, "added" in output) == (0, True, False)
+
+
+def test_changed_file_is_indexed_again(run, folder):
+    run(folder)
+    (folder / "a.md").write_text("# Holidays\n\nTwenty days of leave.")
+    code, output = run(folder)
+    assert (code, "changed 1" in output, "unchanged 1" in output) == (0, True, True)
+
+
+def test_file_that_fails_is_named_with_the_reason_and_the_others_are_added(run, folder):
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.7 nothing else")
+    code, output = run(folder)
+    assert (code, "added 2" in output, "failed 1" in output) == (1, True, True)
+    assert f"failed: {folder}/broken.pdf" in output
+    assert "“broken.pdf”" in output
+
+
+def test_unread_formats_are_skipped_in_folders_and_failures_when_named(run, folder):
+    (folder / "tool.exe").write_bytes(b"MZ\x00\x01")
+    code, output = run(folder)
+    assert (code, "skipped 1 of formats that are not read: .exe 1" in output) == (0, True)
+    code, output = run(folder / "tool.exe")
+    assert (code, "“tool.exe” cannot be read" in output) == (1, True)
+
+
+def test_prune_deletes_only_what_is_gone_from_the_named_folder(run, folder, tmp_path):
+    other = tmp_path / "other.md"
+    other.write_text("kept")
+    run(folder, other)
+    (folder / "a.md").unlink()
+    other.unlink()
+    assert "deleted" not in run(folder)[1]
+    code, output = run(folder, "--prune")
+    assert (code, "deleted 1" in output) == (0, True)
+
+
+def test_prune_leaves_a_folder_without_files_alone(run, folder):
+    run(folder)
+    for file in (folder / "a.md", folder / "sub" / "b.txt"):
+        file.unlink()
+    code, output = run(folder, "--prune")
+    assert (code, "nothing was deleted" in output, "deleted 2" in output) == (0, True, False)
+
+
+def test_running_appliance_gets_the_files_sent(run, folder, tmp_path, monkeypatch):
+    with running_appliance(tmp_path, monkeypatch) as (services, url):
+        code, output = run(folder, "--collection", "Handbook")
+        assert (code, "added 2" in output) == (0, True)
+        assert f"Sending the files to http://localhost:{urlsplit(url).port}" in output
+        (collection,) = [c for c in services.records.collections.list() if c.name == "Handbook"]
+        documents, _ = services.records.documents.list(collection.id)
+        assert {d.path for d in documents} == {f"{folder}/a.md", f"{folder}/sub/b.txt"}
+        assert {d.status for d in documents} == {DocumentStatus.READY}
+
+
+def test_sent_files_are_the_documents_that_were_ingested_without_the_appliance(
+    run, folder, tmp_path, monkeypatch
+):
+    run(folder)
+    with running_appliance(tmp_path, monkeypatch):
+        assert "unchanged 2" in run(folder)[1]
+        (folder / "a.md").write_text("new")
+        (folder / "sub" / "b.txt").unlink()
+        (folder / "broken.pdf").write_bytes(b"%PDF-1.7 nothing else")
+        code, output = run(folder, "--prune")
+    assert code == 1
+    for part in ("changed 1", "deleted 1", "failed 1", "“broken.pdf”"):
+        assert part in output
+    (folder / "broken.pdf").unlink()
+    assert "unchanged 1" in run(folder)[1]
+
+
+def test_nobody_at_the_address_says_the_way_out(run, folder):
+    code, output = run(folder, "--url", "http://127.0.0.1:9")
+    assert (code, "no Folio answers at http://127.0.0.1:9" in output) == (2, True)
+
+
+def test_path_that_is_not_there_ends_before_anything_is_added(run, folder, tmp_path):
+    code, output = run(folder, "missing")
+    assert (code, "there is no missing" in output) == (2, True)
+    assert not (tmp_path / "data").exists()
+
+
+def test_wrong_settings_are_named(run, folder, monkeypatch):
+    monkeypatch.setenv("FOLIO_PORT", "none")
+    code, output = run(folder)
+    assert (code, "FOLIO_PORT" in output) == (2, True)
+
+
+def test_hidden_files_and_linked_folders_are_left_out_and_each_file_comes_once(folder):
+    (folder / ".git").mkdir()
+    (folder / ".git" / "config.md").write_text("hidden")
+    (folder / ".env").write_text("hidden")
+    (folder / "loop").symlink_to(folder)
+    found = list(find_files([folder, folder / "a.md", folder / "sub"]))
+    assert found == [
+        FoundFile(folder / "a.md", False),
+        FoundFile(folder / "sub" / "b.txt", False),
+    ]
+
+
+class ScriptedLibrary:
+    """States of documents in the order in which they are asked for."""
+
+    def __init__(self, *states):
+        self.states = list(states)
+
+    def add(self, path):
+        return "added", State("d", DocumentStatus.QUEUED, "queued", 0, None)
+
+    def state(self, document_id):
+        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        if isinstance(state, Exception):
+            raise state
+        return state
+
+
+def test_document_deleted_meanwhile_is_a_failure():
+    report = Report()
+    Ingest(ScriptedLibrary(NotFound("gone")), report).run([FoundFile(Path("a.md"), True)])
+    assert report.failed == {"a.md": "somebody deleted the document meanwhile"}
+
+
+def test_library_that_never_moves_is_given_up(monkeypatch):
+    monkeypatch.setattr(command, "STALL_TIMEOUT_S", 0.1)
+    library = ScriptedLibrary(State("d", DocumentStatus.QUEUED, "queued", 0, None))
+    with pytest.raises(Unavailable, match="1 documents are still queued"):
+        Ingest(library, Report()).run([FoundFile(Path("a.md"), True)])
