@@ -1,0 +1,1 @@
+"""The three generators behind one protocol, and the choice between them at the start."""
