@@ -279,6 +279,9 @@ class AsyncLLM:
             self._core.add(new)
         except EngineError as error:
             stream.fail(error)
+        except Exception as error:
+            logger.exception("request refused by an unexpected error request_id=%s", new.request_id)
+            stream.fail(GenerationFailed(f"request {new.request_id} could not start: {error}"))
         else:
             self._streams[new.request_id] = stream
 

@@ -20,6 +20,8 @@ from app.engine.sequence import (
     SequenceStatus,
 )
 
+RETRY_AFTER_S = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerStats:
@@ -104,7 +106,7 @@ class Scheduler:
             raise EngineOverloaded(
                 f"{len(self._waiting)} requests are waiting, the queue takes "
                 f"{config.max_num_queued}: try again later",
-                retry_after_s=1.0,
+                RETRY_AFTER_S,
             )
 
     def schedule(self) -> ScheduledBatch:

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# oneDNN's packed weights win for few rows and lose for many, so many rows go in slabs. Measured
-# with AVX2, float32, 9728 x 896, one thread, ms packed / plain: 2 rows 2.2 / 4.5, 8 rows 3.7 / 6.2,
-# 32 rows 9.0 / 11.0, 128 rows 31 / 32, 512 rows 187 / 112.
-SLAB_ROWS = 128
+# oneDNN's packed weights win for few rows and lose a little for many. CPU ms, AVX2, float32, one
+# thread, 9728 x 896, packed / plain: 1 row 2.5 / 2.3, 8 rows 4.1 / 8.6, 64 rows 17 / 19,
+# 128 rows 30 / 32, 512 rows 117 / 110.
 PACKED_FOR_ROWS = 8
 
 
@@ -25,11 +24,6 @@ class Linear:
         """x: [T, in] -> [T, out]."""
         if not self.is_packed:
             return functional.linear(x, self.weight, self.bias)
-        if x.shape[0] <= SLAB_ROWS:
-            return self._packed(x)
-        return torch.cat([self._packed(slab) for slab in torch.split(x, SLAB_ROWS)])
-
-    def _packed(self, x: Tensor) -> Tensor:
         output: Tensor = torch.ops.mkldnn._linear_pointwise(
             x, self.weight, self.bias, "none", [], ""
         )

@@ -1,0 +1,236 @@
+"""Compare the engine with Hugging Face `generate`: one machine, one run, the same random model.
+
+    python -m app.scripts.benchmark --shape qwen2.5-0.5b --requests 1,8
+
+Each row is one load: all requests arrive at once, prompts are random tokens, greedy, no stopping.
+"""
+
+import json
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+
+from app.engine import LLM, SamplingParams
+from app.engine.machine import num_usable_cores
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "family": LlamaConfig,
+        "hidden_size": 256,
+        "intermediate_size": 688,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "vocab_size": 8192,
+    },
+    "smollm2-135m": {
+        "family": LlamaConfig,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "vocab_size": 49152,
+        "tie_word_embeddings": True,
+    },
+    "qwen2.5-0.5b": {
+        "family": Qwen2Config,
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    },
+    "qwen3-0.6b": {
+        "family": Qwen3Config,
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is asked of a generator, with prompts that it has not seen before."""
+
+    prompts: tuple[tuple[int, ...], ...]
+    num_output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Seconds to each request's first token, seconds between tokens, and the whole."""
+
+    first_token_s: tuple[float, ...]
+    inter_token_s: tuple[float, ...]
+    total_s: float
+
+
+Generator = Callable[[Load], Measurement]
+
+
+def main(  # noqa: PLR0913  one argument for each option of the command
+    shape: Annotated[str, typer.Option(help=f"One of: {', '.join(SHAPES)}.")] = "smollm2-135m",
+    requests: Annotated[str, typer.Option(help="Numbers of requests at once.")] = "1,8",
+    prompt_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    output_tokens: Annotated[int, typer.Option(min=2)] = 32,
+    repeats: Annotated[int, typer.Option(min=1, help="The fastest is shown.")] = 1,
+    threads: Annotated[int, typer.Option(min=0, help="0: all usable cores.")] = 0,
+    dtype: Annotated[str, typer.Option()] = "float32",
+) -> None:
+    """Measure both generators side by side and print a table."""
+    console = Console()
+    counts = [int(count) for count in requests.split(",")]
+    table = _table(f"{shape}, {dtype}, prompt {prompt_tokens}, output {output_tokens}")
+    with tempfile.TemporaryDirectory() as folder:
+        with console.status("making a random model"):
+            make_model(Path(folder), SHAPES[shape], prompt_tokens + output_tokens, dtype)
+        for name, open_generator in (("engine", engine), ("hugging face", hugging_face)):
+            with console.status(f"loading {name}"), open_generator(folder, dtype, threads) as run:
+                vocab_size = SHAPES[shape]["vocab_size"]
+                run(make_load(1, prompt_tokens, 2, vocab_size, seed=0))  # warm up
+                for count in counts:
+                    loads = [
+                        make_load(count, prompt_tokens, output_tokens, vocab_size, seed=index + 1)
+                        for index in range(repeats)
+                    ]
+                    fastest = min((run(load) for load in loads), key=lambda m: m.total_s)
+                    _add_row(table, name, count, output_tokens, fastest)
+    console.print(table)
+    console.print(f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
+
+
+def make_model(folder: Path, shape: dict[str, Any], max_tokens: int, dtype: str) -> None:
+    """Save a model with random weights and a tokenizer of single bytes."""
+    settings = {name: value for name, value in shape.items() if name != "family"}
+    config = shape["family"](
+        **settings,
+        max_position_embeddings=max(max_tokens, 2048),
+        bos_token_id=None,
+        eos_token_id=None,
+        architectures=None,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))  # type: ignore[no-untyped-call]  # transformers has no types here
+    model.save_pretrained(folder)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({char: i for i, char in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({}))
+
+
+def make_load(
+    num_requests: int, num_prompt_tokens: int, num_output_tokens: int, vocab_size: int, seed: int
+) -> Load:
+    """Random prompts; different seeds share no prefix."""
+    rng = random.Random(f"{seed}:{num_requests}")
+    prompts = tuple(
+        tuple(rng.randrange(vocab_size) for _ in range(num_prompt_tokens))
+        for _ in range(num_requests)
+    )
+    return Load(prompts, num_output_tokens)
+
+
+@contextmanager
+def engine(folder: str, dtype: str, threads: int) -> Iterator[Generator]:
+    """The engine, with continuous batching."""
+    llm = LLM(folder, dtype=dtype, num_threads=threads)  # type: ignore[arg-type]  # checked there
+
+    def run(load: Load) -> Measurement:
+        params = SamplingParams(temperature=0, max_tokens=load.num_output_tokens, ignore_eos=True)
+        start = time.monotonic()
+        outputs = llm.generate([list(prompt) for prompt in load.prompts], params)
+        total_s = time.monotonic() - start
+        first, between = [], []
+        for output in outputs:
+            metrics = output.metrics
+            assert metrics.first_token_time is not None
+            assert metrics.finished_time is not None
+            first.append(metrics.first_token_time - start)
+            span_s = metrics.finished_time - metrics.first_token_time
+            between.append(span_s / (load.num_output_tokens - 1))
+        return Measurement(tuple(first), tuple(between), total_s)
+
+    yield run
+
+
+@contextmanager
+def hugging_face(folder: str, dtype: str, threads: int) -> Iterator[Generator]:
+    """`generate` on one static batch of all requests, its best case: equal lengths."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    model.eval()
+    torch.set_num_threads(threads or num_usable_cores())
+
+    @torch.inference_mode()
+    def run(load: Load) -> Measurement:
+        ids = torch.tensor(load.prompts)
+        times: list[float] = []
+
+        def note_time(token_ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
+            times.append(time.monotonic())
+            return torch.zeros(token_ids.shape[0], dtype=torch.bool)
+
+        start = time.monotonic()
+        model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=load.num_output_tokens,
+            min_new_tokens=load.num_output_tokens,
+            do_sample=False,
+            pad_token_id=0,
+            stopping_criteria=[note_time],
+        )
+        total_s = time.monotonic() - start
+        between = (times[-1] - times[0]) / (load.num_output_tokens - 1)
+        num_requests = len(load.prompts)
+        return Measurement((times[0] - start,) * num_requests, (between,) * num_requests, total_s)
+
+    yield run
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title)
+    table.add_column("generator")
+    for column in ("requests", "output tokens/s", "first token ms", "between tokens ms", "total s"):
+        table.add_column(column, justify="right")
+    return table
+
+
+def _add_row(
+    table: Table, name: str, num_requests: int, num_output_tokens: int, measured: Measurement
+) -> None:
+    table.add_row(
+        name,
+        str(num_requests),
+        f"{num_requests * num_output_tokens / measured.total_s:.1f}",
+        f"{1000 * statistics.median(measured.first_token_s):.0f}",
+        f"{1000 * statistics.median(measured.inter_token_s):.1f}",
+        f"{measured.total_s:.2f}",
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
