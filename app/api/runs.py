@@ -120,12 +120,14 @@ class Run:
 
 
 class Runs:
-    """The runs of this process: so many at a time, so many waiting, and the lately finished."""
+    """The runs of this process: so many unfinished ones at a time, and the lately finished.
+
+    Which of them are answered and which wait is the pipeline's business.
+    """
 
     def __init__(self, max_concurrent: int, max_queued: int) -> None:
         self._max_concurrent = max_concurrent
         self._max_open = max_concurrent + max_queued
-        self._slots = asyncio.Semaphore(max_concurrent)
         self._runs: dict[str, Run] = {}
         self._typical_s = TYPICAL_ANSWER_S
         self._is_closed = False
@@ -181,7 +183,7 @@ class Runs:
         await self.stop(self.unfinished())
 
     async def _answer(self, run: Run, ask: Ask) -> Answer | Failed:
-        async with self._slots, contextlib.aclosing(ask()) as events:  # type: ignore[type-var]
+        async with contextlib.aclosing(ask()) as events:  # type: ignore[type-var]
             async for event in events:
                 if isinstance(event, Failed):
                     return event

@@ -199,9 +199,9 @@ def test_too_many_requests_get_429_with_retry_after(client, pipeline):
     ]
     for thread in asking:
         thread.start()
-    wait_for(lambda: len(pipeline.questions) == 2)
+    wait_for(lambda: len(pipeline.questions) == 3)
     with pytest.raises(openai.RateLimitError) as caught:
-        wait_for(lambda: client.chat.completions.create(model="folio", messages=QUESTION))
+        client.chat.completions.create(model="folio", messages=QUESTION)
     assert int(caught.value.response.headers["retry-after"]) >= 1
     pipeline.gate.set()
     for thread in asking:

@@ -82,38 +82,25 @@ async def test_places_are_limited_and_given_back(runs):
     runs.discard(runs.open(WHO))
 
 
-async def test_waiting_run_begins_when_a_place_is_free(runs):
-    gate = asyncio.Event()
-    first, second = runs.open(WHO), runs.open(WHO)
-    runs.start(first, asking(TextDelta("one"), gate=gate))
-    runs.start(second, asking(TextDelta("two")))
-    await asyncio.sleep(0.01)
-    assert second.partial_answer().text == ""
-    gate.set()
-    assert await texts(second) == [(1, "two")]
-
-
 async def test_one_run_a_chat(runs):
     runs.open(WHO, "chat-1")
     with pytest.raises(Conflict):
         runs.open(WHO, "chat-1")
 
 
-async def test_stopping_a_waiting_run_ends_it_with_an_empty_answer(runs):
-    gate = asyncio.Event()
-    first, second = runs.open(WHO), runs.open(WHO)
-    runs.start(first, asking(gate=gate))
+async def test_run_whose_outcome_cannot_be_stored_fails(runs):
     outcomes = []
 
     async def keep(outcome):
         outcomes.append((outcome.state, outcome.answer.text))
         raise ValueError("the database is away")
 
-    runs.start(second, asking(TextDelta("x")), keep)
-    await asyncio.sleep(0)
-    await runs.stop([second])
-    assert outcomes == [("stopped", "")]
-    *_, (_, last) = [event async for event in second.follow(0)]
+    run = runs.open(WHO)
+    runs.start(run, asking(TextDelta("x"), gate=asyncio.Event()), keep)
+    await asyncio.sleep(0.01)
+    await runs.stop([run])
+    assert outcomes == [("stopped", "x")]
+    *_, (_, last) = [event async for event in run.follow(0)]
     assert isinstance(last, Failed)
     assert last.code == "internal"
 
