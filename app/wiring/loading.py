@@ -17,9 +17,10 @@ from app.rag.document_processor import (
     WorkerConfig,
 )
 from app.rag.embeddings import load_embedder
-from app.rag.lexical import term_weights
+from app.rag.lexical import term_weights, terms
+from app.rag.llm.extractive import ExtractiveGenerator
 from app.rag.parsers import SUPPORTED_SUFFIXES, SubprocessParser, media_type_of
-from app.rag.pipeline import AnswerPipeline
+from app.rag.pipeline import AnswerOptions, AnswerPipeline
 from app.rag.protocols import Embedder, Generator, VectorStore
 from app.rag.retriever import HybridRetriever
 from app.rag.store import MilvusStore
@@ -122,11 +123,27 @@ def make_processor(
 
 
 def load_generator(settings: Settings, services: Services) -> None:
-    """XXX."""
-    from app.rag.llm import ExtractiveGenerator
+    """Answer by quoting at once."""
+    speak(settings, services, ExtractiveGenerator(terms, embedder=services.embedder))
 
-    services.generator = ExtractiveGenerator()
-    services.pipeline = AnswerPipeline(services.retriever, services.generator)
+
+def speak(settings: Settings, services: Services, generator: Generator) -> None:
+    """Let this generator write the answers from now on; running ones keep theirs."""
+    assert services.retriever
+    services.pipeline = AnswerPipeline(
+        services.retriever,
+        generator,
+        terms=terms,
+        num_chunks=services.records.chunks.num_chunks,
+        options=AnswerOptions(
+            top_k=settings.retrieval_top_k,
+            max_tokens=settings.max_answer_tokens,
+            temperature=settings.temperature,
+            max_concurrent=settings.max_concurrent_answers,
+            max_queued=settings.max_queued_answers,
+        ),
+    )
+    services.generator = generator
 
 
 def load_manual(settings: Settings, services: Services) -> None:
