@@ -1,3 +1,4 @@
+// @vitest-environment node
 import { expect, test } from 'vitest';
 import { locateChunk, utf16Index } from '../../src/lib/offsets';
 

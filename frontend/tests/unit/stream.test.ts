@@ -1,3 +1,4 @@
+// @vitest-environment node
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import type { Result } from '../../src/lib/api';
 import type { SseEvent } from '../../src/lib/sse';

@@ -1,3 +1,4 @@
+// @vitest-environment node
 /** Compares lib/types.ts with the server's wire models, field by field. */
 import { existsSync, readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
