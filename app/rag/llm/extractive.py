@@ -16,7 +16,7 @@ from app.rag.protocols import Embedder
 from app.rag.text import CELL_BORDER, CJK_CHARACTER, LIST_MARK, language_of
 
 # Quote until the answer is this probable to be among the quotes, but no more than so many.
-ENOUGH = 0.8
+ENOUGH = 0.9
 MAX_QUOTES = 3
 MAX_LIST_ITEMS = 8
 # A sentence this unlikely, next to the best, only distracts.
