@@ -10,7 +10,8 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -99,12 +100,13 @@ class ModelHub:
 
     def _ask(self, name: str) -> HubModel:
         from huggingface_hub import HfApi  # noqa: PLC0415
-        from huggingface_hub.utils import filter_repo_objects  # noqa: PLC0415
 
         info = HfApi(endpoint=self._endpoint).model_info(name, files_metadata=True)
-        files = filter_repo_objects(
-            info.siblings or [], allow_patterns=MODEL_FILES, key=lambda file: file.rfilename
-        )
+        files = [
+            file
+            for file in info.siblings or []
+            if any(fnmatch(file.rfilename, pattern) for pattern in MODEL_FILES)
+        ]
         return HubModel(name, info.sha or "main", sum(file.size or 0 for file in files))
 
     def _check_room(self, model: HubModel) -> None:
@@ -211,9 +213,9 @@ def _size(folder: Path) -> int:
 
 def _silent_bar() -> type:
     """A progress bar that shows nothing: progress goes to the status page and the log."""
-    from tqdm.auto import tqdm  # noqa: PLC0415
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]  # noqa: PLC0415
 
-    class SilentBar(tqdm):  # type: ignore[misc, type-arg]  # tqdm is untyped
+    class SilentBar(tqdm):  # type: ignore[misc]  # tqdm is untyped
         def __init__(self, *args: object, **options: object) -> None:
             super().__init__(*args, **{**options, "disable": True})
 
