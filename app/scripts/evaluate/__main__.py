@@ -1,0 +1,150 @@
+"""`python -m app.scripts.evaluate`: measure retrieval, abstention and parsing on sets of files."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from app.config import Settings
+from app.rag.embeddings import load_embedder
+from app.rag.parsers import SubprocessParser
+from app.rag.parsers.quality import evaluate_formats
+from app.rag.protocols import Embedder
+from app.scripts.evaluate.demo import measure_demo
+from app.scripts.evaluate.runs import (
+    Abstention,
+    Figures,
+    Report,
+    make_benches,
+    measure_abstention,
+    measure_retrieval,
+)
+from app.scripts.evaluate.sets import read_sets
+
+app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
+console = Console()
+
+Folder = Annotated[Path, typer.Argument(help="Folder of the set, or of several sets.")]
+Merged = Annotated[bool, typer.Option("--merged", help="Search all sets as one collection.")]
+Sample = Annotated[int, typer.Option(help="Ask about so many questions of each set; 0: all.")]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="Write the figures to this file, too.")
+]
+
+
+@app.command()
+def retrieval(
+    path: Folder, merged: Merged = False, sample: Sample = 0, json_file: JsonFile = None
+) -> None:
+    """nDCG@10, recall@10 and MRR of both legs and the hybrid, on sets in the BEIR layout."""
+    figures: dict[str, dict[str, Figures]] = {}
+    sets = read_sets(path, sample)
+    with reporting() as report:
+        for bench in make_benches(sets, embedder(), merged, report):
+            figures |= measure_retrieval(bench, report)
+    print_retrieval(figures, "one merged collection" if merged else "each set by itself")
+    write_json(json_file, {name: {way: asdict(f) for way, f in ways.items()}
+                           for name, ways in figures.items()})  # fmt: skip
+
+
+@app.command()
+def abstention(path: Folder, sample: Sample = 0, json_file: JsonFile = None) -> None:
+    """How well confidence tells answerable questions from those whose documents are taken out."""
+    results: dict[str, Abstention] = {}
+    sets = [one for one in read_sets(path, sample) if not one.is_long]
+    with reporting() as report:
+        for bench in make_benches(sets, embedder(), False, report):
+            results |= measure_abstention(bench, report)
+    print_abstention(results)
+    write_json(json_file, {name: asdict(result) for name, result in results.items()})
+
+
+@app.command()
+def demo(path: Folder, json_file: JsonFile = None) -> None:
+    """Questions of demo_questions.jsonl over the documents beside it: found, answered, refused."""
+    results = measure_demo(path, embedder())
+    table = Table("question", "rank", "confidence", "sufficient", "right", title=str(path))
+    for result in results:
+        rank = str(result.rank or "-") if result.is_answerable else ""
+        confidence = f"{result.confidence:.2f}"
+        table.add_row(result.question, rank, confidence, str(result.is_sufficient),
+                      "yes" if result.is_right else "NO")  # fmt: skip
+    console.print(table)
+    write_json(json_file, [asdict(result) for result in results])
+
+
+@app.command()
+def formats(path: Folder, json_file: JsonFile = None) -> None:
+    """Share of the strings in expected.json that the parsers find, by format, with the misses."""
+    settings = Settings()
+    parser = SubprocessParser(settings.parse_timeout_s, settings.parse_memory_mb)
+    report = evaluate_formats(path, parser)
+    table = Table("format", "found", title=str(path))
+    for suffix, share in report.share_by_suffix.items():
+        table.add_row(suffix, f"{share:.1%}")
+    table.add_row("all", f"{report.share:.1%}")
+    console.print(table)
+    for miss in report.misses:
+        console.print(f"missed {miss}", markup=False)
+    write_json(json_file, {"share": report.share, "share_by_suffix": report.share_by_suffix,
+                           "misses": report.misses})  # fmt: skip
+
+
+def embedder() -> Embedder:
+    """Load the embedder that the settings name."""
+    settings = Settings()
+    return load_embedder(settings.embedding_model, settings.num_threads)
+
+
+@contextmanager
+def reporting() -> Iterator[Report]:
+    """Show a counter for each kind of work."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(name: str, num_done: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=None)
+            progress.advance(tasks[name], num_done)
+
+        yield report
+
+
+def print_retrieval(figures: dict[str, dict[str, Figures]], title: str) -> None:
+    """Print a table, one row for each set and way of searching."""
+    table = Table("set", "search", "nDCG@10", "held out", "recall@10", "MRR", title=title)
+    for name, ways in figures.items():
+        for way, f in ways.items():
+            values = (f.ndcg, f.held_out_ndcg, f.recall, f.mrr)
+            table.add_row(name, way, *(f"{value:.4f}" for value in values))
+    console.print(table)
+
+
+def print_abstention(results: dict[str, Abstention]) -> None:
+    """Print a table, one row for each set."""
+    table = Table("set", "language", "AUROC", "threshold", "answered", "refused", "fitted")
+    for name, result in results.items():
+        table.add_row(name, result.language, f"{result.auroc:.4f}", f"{result.threshold:.2f}",
+                      f"{result.answered:.1%}", f"{result.refused:.1%}",
+                      " ".join(map(str, result.fitted)))  # fmt: skip
+    console.print(table)
+
+
+def write_json(path: Path | None, figures: object) -> None:
+    """Write figures where a file was asked for."""
+    if path is not None:
+        path.write_text(json.dumps(figures, ensure_ascii=False, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING)
+    app()
