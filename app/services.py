@@ -7,6 +7,7 @@ parts on a thread of its own, so that the server answers while models are being 
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -71,14 +72,13 @@ class Check:
 class Services:
     """The one object that the faces see; each heavy part is None until it has loaded.
 
-    `load` fills the parts in and reports progress; `release` lets go of them within a number of
-    seconds. A replaced `pipeline` serves new questions; running answers keep the one they have.
+    `load` fills the parts in, reports progress, and pushes onto `closing` how to let go of each.
+    A replaced `pipeline` serves new questions; running answers keep the one they have.
     """
 
     records: Records
     limits: Limits
     load: Callable[["Services"], None]
-    release: Callable[["Services", float], None]
     sample_questions: Callable[[], Mapping[Language, Sequence[str]]]
     upload_dir: Path
     embedder: Embedder | None = None
@@ -87,6 +87,7 @@ class Services:
     retriever: Retriever | None = None
     generator: Generator | None = None
     pipeline: AnswerPipeline | None = None
+    closing: ExitStack = field(default_factory=ExitStack)
     progress: Progress = field(default_factory=lambda: Progress("starting", "starting"))
     is_stopping: threading.Event = field(default_factory=threading.Event)
     is_settled: threading.Event = field(default_factory=threading.Event)
@@ -98,11 +99,11 @@ class Services:
         self._loader.start()
 
     def close(self, timeout_s: float) -> None:
-        """Stop the work and let go of everything, within about `timeout_s` seconds."""
+        """Stop the work and let go of everything; wait `timeout_s` for a start in progress."""
         self.is_stopping.set()
         if self._loader:
-            self._loader.join(timeout_s / 2)
-        self.release(self, timeout_s / 2)
+            self._loader.join(timeout_s)
+        self.closing.close()
 
     def report(self, phase: Phase, detail: str) -> None:
         """Say where the start stands."""

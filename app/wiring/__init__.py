@@ -34,7 +34,7 @@ def build_services(settings: Settings) -> Services:
     num_interrupted = records.chats.fail_interrupted()
     if num_interrupted:
         logger.warning("answers interrupted by the last stop num_messages=%d", num_interrupted)
-    return Services(
+    services = Services(
         records=records,
         limits=Limits(
             max_upload_bytes=settings.max_upload_mb * BYTES_PER_MB,
@@ -45,12 +45,13 @@ def build_services(settings: Settings) -> Services:
             temperature=settings.temperature,
         ),
         load=partial(_load, settings),
-        release=_release,
         sample_questions=partial(
             sample_questions, records.documents, records.collections, settings.manual_dir
         ),
         upload_dir=_empty_folder(settings.data_dir / "uploads"),
     )
+    services.closing.callback(records.database.close)
+    return services
 
 
 def open_records(settings: Settings) -> Records:
@@ -77,16 +78,6 @@ def _load(settings: Settings, services: Services) -> None:
     from app.wiring.loading import load  # noqa: PLC0415
 
     load(settings, services)
-
-
-def _release(services: Services, timeout_s: float) -> None:
-    if services.processor:
-        services.processor.stop(timeout_s)
-    for part in (services.generator, services.store):
-        close = getattr(part, "close", None)
-        if close:
-            close()
-    services.records.database.close()
 
 
 def _empty_folder(folder: Path) -> Path:

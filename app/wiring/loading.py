@@ -1,11 +1,14 @@
 """Loads the heavy parts in order, saying which: embedder, index, workers, generator, manual."""
 
 import logging
+import threading
 import time
+from functools import partial
+from pathlib import Path
 
 from app.config import Settings
 from app.db.jobs import JobRepository
-from app.errors import InvalidInput, StoreUnavailable
+from app.errors import GeneratorUnavailable, InvalidInput, StoreUnavailable
 from app.manual import add_manual
 from app.rag.chunker import StructureChunker, embedded_text
 from app.rag.document_processor import (
@@ -18,19 +21,23 @@ from app.rag.document_processor import (
 )
 from app.rag.embeddings import load_embedder
 from app.rag.lexical import term_weights, terms
+from app.rag.llm.discovery import DEFAULT_MODEL, ModelChoice, resolve_generator
+from app.rag.llm.engine import EngineGenerator
 from app.rag.llm.extractive import ExtractiveGenerator
+from app.rag.llm.hub import ModelHub
 from app.rag.parsers import SUPPORTED_SUFFIXES, SubprocessParser, media_type_of
 from app.rag.pipeline import AnswerOptions, AnswerPipeline
-from app.rag.protocols import Embedder, Generator, VectorStore
+from app.rag.protocols import Embedder, Generator, Parser
 from app.rag.retriever import HybridRetriever
 from app.rag.store import MilvusStore
-from app.services import Records, Services
+from app.services import Services
 
 logger = logging.getLogger(__name__)
 CHUNKER_VERSION = 1  # of the cutting and of the lexical terms: another one makes another index
 STORE_RETRY_S = 2.0
+STOP_WORKERS_S = 5.0
 MANUAL_TIMEOUT_S = 120.0
-MANUAL_REPORT_S = 2.0
+MANUAL_REPORT_S = 5.0
 BYTES_PER_MB = 1_000_000
 
 
@@ -59,7 +66,11 @@ def load_ingestion(settings: Settings, services: Services) -> None:
     services.embedder = embedder
     services.report("starting", "opening the vector store")
     services.store = open_store(settings, services, embedder)
-    processor = make_processor(settings, services.records, embedder, services.store)
+    services.closing.callback(services.store.close)
+    parser = SubprocessParser(settings.parse_timeout_s, settings.parse_memory_mb)
+    services.closing.callback(parser.close)
+    processor = make_processor(settings, services, parser)
+    services.closing.callback(processor.stop, STOP_WORKERS_S)
     processor.start()
     services.processor = processor
 
@@ -91,15 +102,15 @@ def open_store(settings: Settings, services: Services, embedder: Embedder) -> Mi
             services.is_stopping.wait(STORE_RETRY_S)
 
 
-def make_processor(
-    settings: Settings, records: Records, embedder: Embedder, store: VectorStore
-) -> DocumentProcessor:
+def make_processor(settings: Settings, services: Services, parser: Parser) -> DocumentProcessor:
     """The processor, not started."""
+    embedder, store, records = services.embedder, services.store, services.records
+    assert embedder and store
     chunker = StructureChunker(
         embedder.count_tokens, settings.chunk_size_tokens, settings.chunk_overlap_tokens
     )
     stages = Stages(
-        parser=SubprocessParser(settings.parse_timeout_s, settings.parse_memory_mb),
+        parser=parser,
         chunker=chunker,
         chunker_name=chunker_name(settings),
         embedder=embedder,
@@ -123,8 +134,71 @@ def make_processor(
 
 
 def load_generator(settings: Settings, services: Services) -> None:
-    """Answer by quoting at once."""
-    speak(settings, services, ExtractiveGenerator(terms, embedder=services.embedder))
+    """Have the set generator speak; where its model is yet to be fetched, quote until it is here.
+
+    Fetching goes on in the background. Raises GeneratorUnavailable where a named model that is at
+    hand cannot be loaded.
+    """
+    choice = model_choice(settings)
+    if not needs_hub(choice):
+        services.report("starting", "loading the language model")
+        tell = partial(services.report, "starting")
+        generator = resolve_generator(
+            choice, terms=terms, embedder=services.embedder, on_progress=tell
+        )
+        speak(settings, services, generator)
+        return
+    speak(settings, services, quoting(services, "looking for the language model"))
+    threading.Thread(
+        target=fetch_generator, args=(settings, services, choice), name="model", daemon=True
+    ).start()
+
+
+def fetch_generator(settings: Settings, services: Services, choice: ModelChoice) -> None:
+    """Fetch the language model, saying how far it is, and let it speak."""
+
+    def tell(progress: str) -> None:
+        services.generator = quoting(services, progress)
+
+    try:
+        generator = resolve_generator(
+            choice, terms=terms, embedder=services.embedder, on_progress=tell
+        )
+    except GeneratorUnavailable as error:
+        logger.error("language model not loaded model=%s reason=%s", choice.model, error)
+        tell(str(error))
+        return
+    speak(settings, services, generator)
+    logger.info("generator chosen kind=%s model=%s", generator.info.kind, generator.info.model)
+
+
+def quoting(services: Services, state: str) -> ExtractiveGenerator:
+    """The answerer that stands in for a language model; `state` says what that is waiting for."""
+    note = f"Answers are quotes from the documents until a language model is there: {state}."
+    return ExtractiveGenerator(terms, embedder=services.embedder, note=note)
+
+
+def model_choice(settings: Settings) -> ModelChoice:
+    """What was set about the language model."""
+    key = settings.llm_api_key
+    return ModelChoice(
+        model=settings.llm_model,
+        base_url=settings.llm_base_url,
+        api_key=key.get_secret_value() if key else None,
+        timeout_s=settings.llm_timeout_s,
+        hub_timeout_s=settings.hub_timeout_s,
+        num_threads=settings.num_threads,
+    )
+
+
+def needs_hub(choice: ModelChoice) -> bool:
+    """Whether the model would have to be fetched, which may take minutes."""
+    if choice.base_url or choice.model == "extractive":
+        return False
+    name = DEFAULT_MODEL if choice.model == "auto" else choice.model
+    if Path(name).expanduser().is_dir() or name.startswith((".", "/", "~")):
+        return False
+    return ModelHub(timeout_s=choice.hub_timeout_s).cached(name) is None
 
 
 def speak(settings: Settings, services: Services, generator: Generator) -> None:
@@ -144,6 +218,8 @@ def speak(settings: Settings, services: Services, generator: Generator) -> None:
         ),
     )
     services.generator = generator
+    if isinstance(generator, EngineGenerator):
+        services.closing.callback(generator.llm.shutdown)
 
 
 def load_manual(settings: Settings, services: Services) -> None:

@@ -218,7 +218,6 @@ def services(tmp_path: Path, pipeline: ScriptedPipeline) -> Iterator[Services]:
             temperature=0.2,
         ),
         load=load,
-        release=lambda services, timeout_s: None,
         sample_questions=lambda: {"en": ["What is leave?"], "zh": []},
         upload_dir=tmp_path / "uploads",
     )
