@@ -306,5 +306,5 @@ def document_of(row: DocumentRow, job: JobRow) -> Document:
         num_pages=row.num_pages,
         num_chunks=row.num_chunks,
         created_at=row.created_at,
-        updated_at=row.updated_at,
+        updated_at=max(row.updated_at, job.finished_at or row.updated_at),
     )

@@ -131,11 +131,12 @@ def test_postponed_job_waits_and_shows_why(jobs, documents, clock):
     assert documents.get(document.id).error is None
 
 
-def test_failed_job_shows_why_and_is_not_claimed(jobs, documents):
+def test_failed_job_shows_why_and_is_not_claimed(jobs, documents, clock):
     document = add(documents)
     jobs.fail(jobs.claim(60), "damaged")
     document = documents.get(document.id)
     assert (document.status, document.error) == (DocumentStatus.FAILED, "damaged")
+    assert document.updated_at == clock.now
     assert jobs.claim(60) is None
     assert jobs.num_pending() == 0
 

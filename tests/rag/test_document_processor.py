@@ -303,6 +303,43 @@ def test_vectors_of_a_deleted_document_go_when_the_store_is_back(world):
     world.assert_consistent()
 
 
+def test_vectors_written_in_vain_are_deleted(world):
+    write = world.store.upsert
+
+    def write_and_break(chunks):
+        write(chunks)
+        raise StoreUnavailable("the connection broke after the write")
+
+    world.store.upsert = write_and_break
+    world.processor.start()
+    document = world.add("one").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.documents.get(document.id).status == DocumentStatus.FAILED
+    world.ingest()
+    assert world.store.chunks == {}
+    world.assert_consistent()
+
+
+def test_vectors_written_just_after_their_document_was_deleted_are_deleted(world):
+    announce = world.chunks.announce_vectors
+    deleted = []
+
+    def announce_and_delete(document_id, chunk_ids):
+        announce(document_id, chunk_ids)
+        if not deleted:
+            deleted.append(document_id)
+            world.processor.delete(document_id)
+
+    world.chunks.announce_vectors = announce_and_delete
+    world.processor.start()
+    document = world.add("one").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.ingest()
+    assert deleted == [document.id]
+    assert world.store.chunks == {}
+    world.assert_consistent()
+
+
 def test_outage_of_the_store_is_waited_out(world):
     world.store.num_outages = 2
     world.processor.start()

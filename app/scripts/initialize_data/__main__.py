@@ -253,7 +253,7 @@ def read_settings(data_dir: Path | None) -> Settings:
     except ValidationError as error:
         problems = (f"FOLIO_{p['loc'][0]}".upper() + f": {p['msg']}" for p in error.errors())
         raise InvalidInput(f"wrong settings: {'; '.join(problems)}") from error
-    log.configure("warning", settings.log_format)
+    log.configure("error", settings.log_format)
     return settings
 
 
