@@ -194,7 +194,8 @@ def measure_abstention(bench: Bench, report: Report) -> dict[str, Abstention]:
     """Ask each question with its documents in the collection, and with them taken out."""
     results = {}
     for group in bench.sets:
-        present, absent = [], []
+        present: list[Evidence] = []
+        absent: list[Evidence] = []
         for question in group.questions:
             for evidences, hidden in ((present, []), (absent, list(question.relevant))):
                 bench.index.hide(hidden)
