@@ -5,7 +5,7 @@ No torch here. Hugging Face's `config.json` is read in this file alone.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from app.engine.errors import InvalidRequest, UnsupportedModel
 
@@ -38,6 +38,8 @@ class EngineConfig:
         for name in ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_num_queued"):
             if getattr(self, name) < 1:
                 raise InvalidRequest(f"{name} is {getattr(self, name)}, it must be at least 1")
+        if self.dtype not in get_args(DType):
+            raise InvalidRequest(f"dtype is {self.dtype}, known: {', '.join(get_args(DType))}")
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise InvalidRequest(
                 f"max_num_batched_tokens is {self.max_num_batched_tokens}, below max_num_seqs "

@@ -114,3 +114,8 @@ def test_more_than_the_model_takes_is_refused():
 def test_a_budget_below_the_seats_is_refused():
     with pytest.raises(InvalidRequest, match="max_num_batched_tokens is 8"):
         EngineConfig("model", max_num_batched_tokens=8, max_num_seqs=16)
+
+
+def test_an_unknown_dtype_is_refused_with_the_list():
+    with pytest.raises(InvalidRequest, match="dtype is int3, known: auto, float32"):
+        EngineConfig("model", dtype="int3")
