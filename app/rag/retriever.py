@@ -43,7 +43,7 @@ REFERENCE = re.compile(
     r"|this(?! (?:document|manual|file|text|page))|the (?:former|latter|same|other|above)"
     r"|what about|how about|and (?:what|how|why|when|where|who|which))\b"
     r"|^(?:and|but|so|why|how so|else)\b"
-    r"|[它他她](?:们)?|这(?!份|本|篇)|那|其(?![他中实次余])|该(?!怎|如|不|用)|上述|前者|后者|同样|呢[？?]?$",
+    r"|它|(?<!其)[他她]|这(?!份|本|篇)|那|其(?![他中实次余])|该(?!怎|如|不|用)|上述|前者|后者|同样|呢[？?]?$",
     re.IGNORECASE,
 )
 
@@ -237,24 +237,31 @@ def without_duplicates(ranked: Sequence[SearchHit]) -> list[SearchHit]:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a chunk's text says: its terms, and which of them stand side by side."""
+    """What a chunk says, under its title and headings: terms, and which stand side by side."""
 
     text: str
     term_ids: frozenset[int]
+    own_term_ids: frozenset[int]
     pairs: frozenset[tuple[str, str]]
 
 
 def read(hit: SearchHit) -> Reading:
     """Read a chunk with its title and headings, as it was indexed."""
     span = hit.chunk.span
-    return read_text("\n".join([hit.document_title, *span.heading_path, span.text]))
+    return read_text("\n".join([hit.document_title, *span.heading_path]), span.text)
 
 
 @lru_cache(maxsize=2048)
-def read_text(text: str) -> Reading:
+def read_text(heading: str, text: str) -> Reading:
     """Take a text apart (1 to 3 ms for a chunk, hence kept for the next question)."""
-    words = list(terms(text))
-    return Reading(text, frozenset(map(term_id, words)), frozenset(pairwise(words)))
+    above, own = list(terms(heading)), list(terms(text))
+    own_term_ids = frozenset(map(term_id, own))
+    return Reading(
+        text=f"{heading}\n{text}",
+        term_ids=own_term_ids | frozenset(map(term_id, above)),
+        own_term_ids=own_term_ids,
+        pairs=frozenset([*pairwise(above), *pairwise(own)]),
+    )
 
 
 def pairs_of(text: str) -> list[tuple[str, str]]:
@@ -275,8 +282,8 @@ def phrase_share(query: Query, reading: Reading) -> float:
 
 
 def overlap(a: Reading, b: Reading) -> float:
-    """Jaccard index of the terms."""
-    return len(a.term_ids & b.term_ids) / max(1, len(a.term_ids | b.term_ids))
+    """Jaccard index of the chunks' own terms."""
+    return len(a.own_term_ids & b.own_term_ids) / max(1, len(a.own_term_ids | b.own_term_ids))
 
 
 def standalone_query(question: Question) -> str:
