@@ -140,15 +140,17 @@ class _Cutter:
         return units
 
     def _measured(self, units: list[Unit]) -> list[Unit]:
-        texts = [self._text(unit) for unit in units]
+        """Units with their sizes; those that are too long by their characters are not tokenized."""
+        longest = self._limit * MAX_CHARS_PER_TOKEN
+        texts = [self._text(u) if u.end - u.start <= longest else "" for u in units]
         counts = self._count(texts) if texts else []
         return [
-            replace(unit, num_tokens=self._size(text, count))
-            for unit, text, count in zip(units, texts, counts, strict=True)
+            replace(unit, num_tokens=self._size(unit.end - unit.start, count))
+            for unit, count in zip(units, counts, strict=True)
         ]
 
-    def _size(self, text: str, num_tokens: int) -> int:
-        return max(num_tokens - self._num_special, len(text) // MAX_CHARS_PER_TOKEN, 1)
+    def _size(self, num_chars: int, num_tokens: int) -> int:
+        return max(num_tokens - self._num_special, num_chars // MAX_CHARS_PER_TOKEN, 1)
 
     def _capacity(self, path: tuple[str, ...]) -> int:
         """Tokens that remain for text under a heading path."""
@@ -220,7 +222,7 @@ class _Cutter:
     def _into_words(self, unit: Unit) -> Iterator[Unit]:
         capacity = self._capacity(unit.path)
         splitter = TextSplitter.from_callback(
-            lambda text: self._size(text, self._count([text])[0]), capacity
+            lambda text: self._size(len(text), self._count([text])[0]), capacity
         )
         for start, end in _windows(self._document.text, unit, capacity * MAX_CHARS_PER_TOKEN):
             for offset, piece in splitter.chunk_indices(self._document.text[start:end]):

@@ -125,7 +125,8 @@ def test_a_heading_is_never_left_at_the_end_of_a_chunk():
 
 
 def test_a_heading_goes_with_what_it_heads_even_where_the_chunk_before_has_room():
-    document = build(("paragraph", words(40)), ("h1", "Head"), ("paragraph", words(56)))
+    heading = "Head " + words(11)
+    document = build(("paragraph", words(20)), ("h1", heading), ("paragraph", words(45)))
 
     assert [span.text.split()[0] for span in chunk(document)] == ["w0", "Head"]
 

@@ -264,6 +264,10 @@ def test_text_has_paragraphs_lists_and_numbered_headings(tmp_path):
     ]
 
 
+def test_long_runs_of_spaces_do_not_take_long(tmp_path):
+    assert parse_text(tmp_path, "a.txt", "a" + " " * 300_000 + "b").text.endswith("b")
+
+
 def test_source_code_is_kept_and_cut_between_definitions(tmp_path):
     code = "import x\n\ndef a():\n    b()\n\n    c()\n\ndef d():\n    pass\n"
     document = parse_text(tmp_path, "a.py", code)

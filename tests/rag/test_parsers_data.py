@@ -14,7 +14,7 @@ from tests.rag.files import shared_data
 
 TIMEOUT_S = 60
 MEMORY_MB = 2048
-NUM_MUTATIONS = 6
+NUM_MUTATIONS = 2
 MAX_FUZZED_BYTES = 300_000
 OCR_SUFFIXES = {".png", ".jpg", ".jpeg"}
 

@@ -68,6 +68,13 @@ def test_the_process_is_reused_also_after_a_file_that_cannot_be_read(parser, not
     assert pids(parser) == before
 
 
+def test_a_file_name_that_is_not_unicode_is_no_problem(parser, tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    path.write_text("coffee")
+
+    assert parser.parse(path, path.name, "").text == "coffee"
+
+
 def test_errors_keep_their_type(parser, tmp_path):
     path = tmp_path / "a.xyz"
     path.write_bytes(b"\x00")
@@ -111,6 +118,7 @@ def test_a_process_that_dies_while_reading_fails_that_file_alone(parser, slow, n
         time.sleep(0.2)
         os.kill(busy[0]._popen.pid, signal.SIGSEGV)
 
+    parser.parse(note, note.name, "")  # the process is up, and takes the next file at once
     killer = threading.Thread(target=kill)
     killer.start()
     with pytest.raises(ParseFailed, match=r"crashed on “slow\.csv” \(SIGSEGV\)"):

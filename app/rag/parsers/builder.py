@@ -24,7 +24,7 @@ def clean(text: str) -> str:
     """Drop invisible and control characters, unpaired surrogates and trailing spaces."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_TRANSLATION)
     text = text.encode("utf-8", "replace").decode("utf-8")
-    return re.sub(r"[ \t]+(?=\n)|[ \t]+\Z", "", text)
+    return "\n".join(line.rstrip(" \t") for line in text.split("\n"))
 
 
 def one_line(text: str) -> str:
@@ -82,11 +82,11 @@ class DocumentBuilder:
         self.add(BlockKind.TABLE, "\n".join(table_lines(rows)), page=page, boxes=boxes)
 
     def extend(self, document: ParsedDocument, *, level_shift: int = 0) -> None:
-        """Append the blocks of another document."""
+        """Append the blocks of another document; its pages are not pages of this one."""
         for block in document.blocks:
             level = min(block.level + level_shift, 6) if block.level else 0
             text = document.text[block.start : block.end]
-            self.add(block.kind, text, level=level, page=block.page, boxes=block.boxes)
+            self.add(block.kind, text, level=level)
 
     def first_heading(self) -> str:
         """The text of the first heading of the highest level among the first five, or ''."""

@@ -12,7 +12,7 @@ from app.rag.parsers.pdf_layout import block_text, group, vocabulary
 from app.rag.parsers.progress import Report, ignore_progress
 
 MAX_PIXELS = 100_000_000
-MAX_SIDE = 3000
+MAX_SIDE = 2000
 MAX_FRAMES = 500
 
 

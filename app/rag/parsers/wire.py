@@ -21,8 +21,9 @@ _ERRORS = {
 
 def pack(message: Mapping[str, object]) -> bytes:
     """A message as bytes, its length first."""
-    body = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
-    return LENGTH.pack(len(body)) + body
+    body = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+    data = body.encode("utf-8", "surrogatepass")  # file names may hold any bytes
+    return LENGTH.pack(len(data)) + data
 
 
 def document_fields(document: ParsedDocument) -> dict[str, object]:
