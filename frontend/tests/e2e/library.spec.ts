@@ -128,7 +128,7 @@ test('an empty library is a big drop area', async ({ page, fake }) => {
   await fake.reset({ documents: 0 });
   await page.reload();
   await expect(page.getByText('Drop documents here')).toBeVisible();
-  await expect(page.getByText('CSV, DOCX, HTML, MD, PDF, PPTX, TXT, XLSX · up to 5 MB each')).toBeVisible();
+  await expect(page.getByText('PDF, DOCX, PPTX, XLSX, HTML, MD, TXT, CSV · up to 5 MB each')).toBeVisible();
   await page.locator('input[type=file]').setInputFiles([file('First.md')]);
   await expect(page.getByRole('row').filter({ hasText: 'First.md' })).toContainText('12 passages');
 });

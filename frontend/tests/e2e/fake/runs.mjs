@@ -97,6 +97,7 @@ function emit(run, event, data) {
 
 /** Writes the events after id `after`, then those to come; `cutAfter` breaks the connection once. */
 export async function streamRun(world, run, after, response) {
+  response.setMaxListeners(0); // One listener a wait; they go with the response.
   let position = after;
   let numWritten = 0;
   for (;;) {
