@@ -8,7 +8,7 @@ from app.domain import BlockKind, Box, ParsedDocument
 from app.errors import ParseFailed, ParseLimitExceeded
 from app.rag.parsers import ocr
 from app.rag.parsers.builder import DocumentBuilder, file_title
-from app.rag.parsers.pdf_layout import block_text, group, vocabulary
+from app.rag.parsers.pdf_blocks import block_text, group, vocabulary
 from app.rag.parsers.progress import Report, ignore_progress
 
 MAX_PIXELS = 100_000_000

@@ -13,13 +13,10 @@ from app.domain import BlockKind, Box, ParsedDocument
 from app.errors import ParseFailed
 from app.rag.parsers import ocr
 from app.rag.parsers.builder import DocumentBuilder, clean, file_title, one_line
+from app.rag.parsers.pdf_blocks import LayoutBlock, block_text, group, vocabulary
 from app.rag.parsers.pdf_layout import (
-    LayoutBlock,
     Rect,
-    block_text,
-    group,
     in_reading_order,
-    vocabulary,
     with_raised_text,
     without_running_lines,
 )
