@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from app.domain import Chunk, ChunkSpan, Document, Job, JobStage, ParsedDocument
-from app.errors import LeaseLost, ParseFailed
+from app.errors import ParseFailed
 from app.metrics import job_stage_latency
 from app.rag.document_processor.files import FileStore
 from app.rag.protocols import (
@@ -152,8 +152,8 @@ class Ingestion:
                 for chunk, vector in zip(chunks, vectors, strict=True)
             ]
             self._chunks.replace(job, parsed, indexed)
-        except LeaseLost:
-            # Whoever has the document now may have cleared the note before we wrote the vectors.
+        except Exception:
+            # The document may have been deleted and the note cleared before we wrote the vectors.
             self._chunks.announce_vectors(job.document_id, ids)
             raise
 
