@@ -178,9 +178,10 @@ setup_python() {
     step "Making a virtual environment in .venv with $("$PYTHON" --version)" venv \
       "$PYTHON" -m venv "$VENV"
   fi
+  # PIP_COMPILE=0: Python compiles what it imports; compiling all of PyTorch takes a minute more.
   step "Installing Python packages ($requirements; the first time takes some minutes)" \
     "install-$(basename "$requirements" .txt)" \
-    "$ROOT/scripts/install-python" "$VENV/bin/python" "$ROOT/$requirements"
+    env PIP_COMPILE=0 "$ROOT/scripts/install-python" "$VENV/bin/python" "$ROOT/$requirements"
   say "$wanted" >"$stamp"
 }
 
