@@ -34,6 +34,9 @@ MAX_ID_LENGTH = 64
 MAX_ROWS = 1000
 # Sparse vectors came with Milvus 2.4.
 FIRST_VERSION_WITH_SPARSE = (2, 4)
+# A search sees all that was flushed; a delete on a server it may see a moment later, which is no
+# harm, as SQL knows no such chunk. Strong consistency took 350 ms a search there instead of 14.
+SEARCH_CONSISTENCY, COUNT_CONSISTENCY = "Session", "Strong"
 HNSW = {"M": 16, "efConstruction": 200}
 Answer = TypeVar("Answer")
 Item = TypeVar("Item")
@@ -141,9 +144,16 @@ class MilvusStore:
         return [hit for hit in hits if hit.score > 0]
 
     def count(self) -> int:
-        """Count the chunks, as a search sees them."""
+        """Count the chunks."""
         client = self._open_client()
-        rows = self._call("count", client.query, ALIAS, filter="", output_fields=["count(*)"])
+        rows = self._call(
+            "count",
+            client.query,
+            ALIAS,
+            filter="",
+            output_fields=["count(*)"],
+            consistency_level=COUNT_CONSISTENCY,
+        )
         return int(rows[0]["count(*)"])
 
     def check(self) -> str:
@@ -175,7 +185,7 @@ class MilvusStore:
                 self.collection,
                 schema=self._schema(client),
                 index_params=self._indexes(client),
-                consistency_level="Session",
+                consistency_level=SEARCH_CONSISTENCY,
                 timeout=timeout,
             )
         client.load_collection(self.collection, timeout=timeout)
@@ -241,7 +251,7 @@ class MilvusStore:
             filter=is_one_of("collection_id", collection_ids) if collection_ids else "",
             output_fields=["chunk_id"],
             search_params={"metric_type": "IP", "params": params},
-            consistency_level="Session",
+            consistency_level=SEARCH_CONSISTENCY,
         )
         return [ScoredChunk(hit["chunk_id"], float(hit["distance"])) for hit in hits]
 
