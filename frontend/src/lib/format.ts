@@ -32,7 +32,7 @@ export function formatSeconds(seconds: number, language: LanguageCode): string {
 export function formatWhen(iso: string, language: LanguageCode, now: Date = new Date()): string {
   const then = new Date(iso);
   if (then.toDateString() === now.toDateString()) {
-    return new Intl.DateTimeFormat(tag(language), { hour: '2-digit', minute: '2-digit' }).format(then);
+    return new Intl.DateTimeFormat(tag(language), { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' }).format(then);
   }
   const isThisYear = then.getFullYear() === now.getFullYear();
   const year = isThisYear ? {} : { year: 'numeric' as const };

@@ -100,9 +100,13 @@ const SANITIZE = {
   FORBID_ATTR: ['style', 'id', 'name'],
 };
 
+/** A citation stays with the word before it: no line breaks between them. */
+const SPACE_BEFORE_CHIP = /\s*(<button type="button" class="cite")/g;
+const GLUED_CHIP = '\u2060$1';
+
 export function render(source: string, use: Partial<Labels> = {}): string {
   labels = { citation: (number) => String(number), copyCode: 'Copy', ...use };
-  return DOMPurify.sanitize(marked.parse(source, { async: false }), SANITIZE);
+  return DOMPurify.sanitize(marked.parse(source, { async: false }).replace(SPACE_BEFORE_CHIP, GLUED_CHIP), SANITIZE);
 }
 
 const lexBlocks = (source: string) => new Lexer(marked.defaults).blockTokens(source);

@@ -95,7 +95,7 @@ function makeSheet(page: PDFPageProxy, scale: number) {
 }
 
 function mark(sheet: HTMLElement, spans: HTMLElement[], pageNumber: number, passage: Passage): Mark {
-  const boxes = passage.boxes.filter((box) => box.page === pageNumber);
+  const boxes = passage.boxes.filter((box) => box.page === pageNumber && isOnPage(box));
   if (boxes.length) {
     const marks = boxes.map(makeMark);
     sheet.append(...marks);
@@ -103,9 +103,19 @@ function mark(sheet: HTMLElement, spans: HTMLElement[], pageNumber: number, pass
     return 'boxes';
   }
   const found = findPassage(spans.map((span) => span.textContent ?? ''), passage.text);
-  for (const index of found) spans[index]?.classList.add('hit');
-  spans[found[0] ?? -1]?.scrollIntoView({ block: 'center' });
-  return found.length ? 'text' : 'none';
+  const hits = found.flatMap((index) => spans[index] ?? []).filter((span) => overlaps(span, sheet));
+  for (const hit of hits) hit.classList.add('hit');
+  hits[0]?.scrollIntoView({ block: 'center' });
+  return hits.length ? 'text' : 'none';
+}
+
+/** Some files carry text beyond the edge of their pages, where nobody sees it. */
+const isOnPage = (box: BoxOut): boolean => box.right - box.left > 0.001 && box.bottom - box.top > 0.001;
+
+function overlaps(span: HTMLElement, sheet: HTMLElement): boolean {
+  const inner = span.getBoundingClientRect();
+  const outer = sheet.getBoundingClientRect();
+  return inner.right > outer.left && inner.left < outer.right && inner.bottom > outer.top && inner.top < outer.bottom;
 }
 
 function makeMark(box: BoxOut): HTMLElement {

@@ -21,7 +21,7 @@ test('seconds have one digit while that tells something', () => {
 });
 
 test('the time of today, the day of this year, the date of others', () => {
-  expect(formatWhen(at(10, 9), 'en', NOW)).toMatch(/09:00/);
+  expect(formatWhen(at(10, 9), 'en', NOW)).toBe('09:00');
   expect(formatWhen(at(2), 'en', NOW)).toBe('Mar 2');
   expect(formatWhen(at(2), 'zh', NOW)).toBe('3月2日');
   expect(formatWhen('2024-03-02T12:00:00Z', 'en', NOW)).toContain('2024');

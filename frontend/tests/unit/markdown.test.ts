@@ -19,6 +19,11 @@ test('a number without a source is left out', () => {
   expect(html).not.toContain('9');
 });
 
+test('a citation is not torn from the word before it', () => {
+  const text = elements(render('fifteen days [1] [2].')).textContent;
+  expect(text).toBe('fifteen days\u20601\u20602.');
+});
+
 test('a document name in a label cannot break out of its attribute', () => {
   const host = elements(render('[1]', { citation: () => '"><img src=x onerror=alert(1)>' }));
   expect(host.querySelector('img')).toBeNull();
