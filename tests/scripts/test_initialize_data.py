@@ -114,6 +114,7 @@ def test_prune_leaves_a_folder_without_files_alone(run, folder):
         file.unlink()
     code, output = run(folder, "--prune")
     assert (code, "nothing was deleted" in output, "deleted 2" in output) == (0, True, False)
+    assert "no files were found" in output
 
 
 def test_running_appliance_gets_the_files_sent(run, folder, tmp_path, monkeypatch):

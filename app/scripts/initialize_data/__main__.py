@@ -76,6 +76,8 @@ def main(
         settings = read_settings(data_dir)
         roots = [existing(path) for path in paths]
         files = list(find_files(roots))
+        if not files:
+            report.warnings.append("no files were found")
         with closing(open_library(settings, url, collection, console)) as library:
             Ingest(library, report).run(files)
             if prune:
