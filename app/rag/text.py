@@ -14,8 +14,8 @@ LATIN_WORD = re.compile(rf"[^\W\d_{CJK}][^\W{CJK}]*")
 
 CLOSERS = "\"'”’)]）」』】》〉*_`"
 OPENERS = "\"'“‘(（「『【《〈[*_`"
-# A possible end of a sentence, with the quotes and brackets that close behind it.
-FULL_STOP = re.compile(rf"(?:[。！？!?…]+|\.+)[{re.escape(CLOSERS)}]*")
+# A possible end of a sentence, with the quotes, brackets and notes ("[12]") right behind it.
+FULL_STOP = re.compile(rf"(?:[。！？!?…]+|\.+)(?:\[\d{{1,3}}\]|[{re.escape(CLOSERS)}])*")
 LIST_MARK = re.compile(
     r"[ \t]*(?:[-*+•◦▪‣·–—]|\(?\d{1,3}[.)、）]|[a-zA-Z][.)]|#{1,6})[ \t]+|[ \t]*\|"
 )

@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 from app.domain import Generation, GenerationRequest, GeneratorInfo, Usage
 from app.rag.llm.sentence_scores import Sentence, Terms, read_sentences, score_sentences
 from app.rag.protocols import Embedder
-from app.rag.text import CELL_BORDER, CJK_CHARACTER, LIST_MARK, language_of
+from app.rag.text import CELL_BORDER, CJK, CJK_CHARACTER, LIST_MARK, language_of
 
 # Quote until the answer is this probable to be among the quotes, but no more than so many.
 ENOUGH = 0.9
 MAX_QUOTES = 3
 MAX_LIST_ITEMS = 8
 # A sentence this unlikely, next to the best, only distracts.
-MIN_SHARE_OF_BEST = 0.1
+MIN_SHARE_OF_BEST = 0.05
 # Quotes that share this much of their terms say the same.
-SAME = 0.8
+SAME = 0.7
 # So many of the best by words are read by the embedder as well (5 ms each on a CPU).
 NUM_EMBEDDED = 8
 COSINE_WEIGHT = 6.0
@@ -34,8 +34,19 @@ LEAD_IN = {
 # "[12]" in a document is a note, or an index in code: never one of our numbers.
 NOTE = re.compile(r"(?<=[.,;:!?。，；：！？”’\"')）])\[\d{1,3}\]")
 BRACKETED_NUMBER = re.compile(r"([\[【［])(?=\d{1,3}[\]】］])")
+# Such a sentence is only understood with the one before it.
+LEANS_BACK = re.compile(
+    r"(?:therefore|thus|hence|so|it|its|they|their|these|this|that|those|he|she|his|her|such|however"
+    r"|but|also|in this case|otherwise)\b|因此|所以|这|那|它|其|他|她|该|但|此|并且|而且|同时|否则",
+    re.IGNORECASE,
+)
+# "…, and which …?": the second half of the answer tends to come next.
+ASKS_TWICE = re.compile(
+    r"\b(?:and|or) (?:what|which|how|where|when|why|who)\b|[?？].+[?？]|[，,](?:又|以及)",
+    re.IGNORECASE,
+)
 WORD_JOINER = "\u2060"
-WORD = re.compile(r"\s*\S+\s*")
+WORD = re.compile(rf"\s*(?:[{CJK}]{{1,4}}|[^\s{CJK}]+)")
 SPACE = re.compile(r"\s+")
 
 
@@ -88,6 +99,9 @@ class ExtractiveGenerator:
     def _write(self, request: GenerationRequest) -> str:
         sentences = read_sentences(request.sources, self._terms)
         quotes = select(self._rank(request.question, sentences))
+        if quotes and ASKS_TWICE.search(request.question):
+            quotes[1:1] = following(quotes[0], sentences)
+        quotes = with_antecedents(quotes, sentences)
         lines = list(quoted_lines(quotes, sentences))
         if lines and (lead_in := LEAD_IN.get((request.language, language_of(lines[0].text)))):
             return f"{lead_in}\n\n{joined(lines)}"
@@ -99,7 +113,7 @@ class ExtractiveGenerator:
         quotes = [Quote(*pair) for pair in zip(sentences, scores, strict=True)]
         quotes = [quote for quote in quotes if not quote.sentence.is_heading] or quotes
         quotes.sort(key=lambda quote: -quote.score)
-        if self._embedder:
+        if self._embedder and (self._embedder.is_multilingual or language_of(question) == "en"):
             quotes = self._read_again(question, quotes[:NUM_EMBEDDED], self._embedder)
         return quotes
 
@@ -129,6 +143,26 @@ def select(ranked: Sequence[Quote]) -> list[Quote]:
     return selected
 
 
+def following(quote: Quote, sentences: Sequence[Sentence]) -> list[Quote]:
+    """The sentence after a quote, where it goes on with the same."""
+    index = sentences.index(quote.sentence) + 1
+    after = sentences[index] if index < len(sentences) else quote.sentence
+    goes_on = after.source == quote.sentence.source and not after.is_heading and not after.is_first
+    return [Quote(after, quote.score)] if goes_on else []
+
+
+def with_antecedents(quotes: Sequence[Quote], sentences: Sequence[Sentence]) -> list[Quote]:
+    """Put the sentence before in front of each that only makes sense behind it."""
+    whole: dict[Sentence, Quote] = {}
+    for quote in quotes:
+        sentence = quote.sentence
+        if LEANS_BACK.match(quotable(sentence)) and not sentence.is_first:
+            before = sentences[sentences.index(sentence) - 1]
+            whole.setdefault(before, Quote(before, quote.score))
+        whole.setdefault(sentence, quote)
+    return list(whole.values())
+
+
 def quoted_lines(quotes: Sequence[Quote], sentences: Sequence[Sentence]) -> Iterator[Line]:
     """The quotes in reading order, the source of the best first; with lists that they open."""
     best_first = list(dict.fromkeys(quote.sentence.source.number for quote in quotes))
@@ -138,7 +172,7 @@ def quoted_lines(quotes: Sequence[Quote], sentences: Sequence[Sentence]) -> Iter
         num_items = 0
         for sentence in own:
             is_chosen = (number, sentence.position) in chosen
-            is_item = bool(LIST_MARK.match(sentence.text))
+            is_item = is_list_item(sentence.text)
             if is_chosen or (is_item and num_items):
                 num_items = max(0, num_items - 1)
                 yield Line(number, quotable(sentence), is_item or CELL_BORDER in sentence.text)
@@ -146,6 +180,11 @@ def quoted_lines(quotes: Sequence[Quote], sentences: Sequence[Sentence]) -> Iter
                 num_items = 0
             if is_chosen and sentence.text.endswith((":", "：")):
                 num_items = MAX_LIST_ITEMS
+
+
+def is_list_item(text: str) -> bool:
+    """Whether it stands in a list; a line with # is a comment in code."""
+    return bool(LIST_MARK.match(text)) and not text.startswith("#")
 
 
 def joined(lines: Sequence[Line]) -> str:

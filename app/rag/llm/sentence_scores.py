@@ -15,23 +15,28 @@ from app.rag.text import CELL_BORDER, CJK_CHARACTER, LIST_MARK, split_sentences
 
 Terms = Callable[[str], Iterable[str]]
 
-# Fitted as log-odds of holding the answer, on one half of the passages of SQuAD 2 and CMRC 2018
-# and checked on the other half.
+# Fitted as log-odds of holding the answer, on one half of the passages of SQuAD 2 and CMRC 2018,
+# and checked on the other; but those sets have no headings, lists and tables: their three are set
+# by hand on technical documents.
 WEIGHTS: Mapping[str, float] = {
-    "coverage": 13.7,  # share of the question's terms, by rarity, that it says
-    "coverage_squared": -3.1,
-    "before": 3.5,  # share that the sentence before says, and it does not
-    "headings": 9.0,  # share that title and headings say, and it does not
-    "passage": -3.9,  # share that the whole chunk says
-    "phrases": 2.1,  # share of the question's neighbouring terms that stand so in it
-    "is_first": 0.8,  # first of its section
-    "is_best_source": 0.9,
-    "number": 1.1,  # the question asks for a number, and there is one
-    "no_number": -1.2,
-    "time": 1.5,
-    "no_time": -1.0,
-    "reason": 1.4,
-    "says_little": -1.1,  # next to nothing beyond the question's own words
+    "coverage": 11.9,  # share of the question's terms, by rarity, that it says
+    "coverage_squared": -1.8,
+    "before": 3.0,  # share that the sentence before says, and it does not
+    "title": 9.2,  # share that title and headings of the chunk say, and it does not
+    "passage": -3.0,  # share that the whole chunk says
+    "phrases": 2.0,  # share of the question's neighbouring terms that stand so in it
+    "is_first": 0.5,  # first of its section
+    "is_best_source": 1.3,
+    "is_about": 1.0,  # it begins with what the question is about
+    "says_little": -0.4,  # next to nothing beyond the question's own words
+    "number": 0.9,  # the question asks for a number, and there is one
+    "no_number": -0.9,
+    "time": 1.3,
+    "no_time": -1.3,
+    "reason": 1.2,
+    "heading": 10.0,  # squared share that the heading within the chunk says, and they do not
+    "opens_list": 3.0,  # the question asks for several things, and a list follows
+    "is_row_asked_for": 2.5,  # a row whose first cell the question names, asking for a number
 }
 NOT_PROSE = -3.0  # code and rows of figures seldom read as an answer
 # Terms of the questions before, which a follow-up is searched with, count this much.
@@ -65,7 +70,11 @@ HAS_REASON = re.compile(
     r"|因为|由于|因此|所以|为了|原因|导致|致使",
     re.IGNORECASE,
 )
-ENDS_SENTENCE = re.compile(r"[.!。！…][\"'”’)\]）」』]*$")
+ASKS_SEVERAL = re.compile(
+    r"\bwhich (?:\w+ ){0,2}\w+s\b|\bwhat (?:are|kinds|types|steps)\b|\blist\b|哪些|哪几|步骤|列出",
+    re.IGNORECASE,
+)
+ENDS_SENTENCE = re.compile(r"[.!。！…](?:\[\d{1,3}\]|[\"'”’)\]）」』])*$")
 PROSE_CHARACTER = re.compile(r"[^\W\d_]|[\s,.;:'’，。、；：（）()-]")
 MAX_HEADING_CHARS = 80
 
@@ -78,7 +87,8 @@ class Sentence:
     position: int
     text: str
     terms: tuple[str, ...]
-    section: frozenset[str]  # terms of title and headings above it
+    title: frozenset[str]  # terms of the title and headings above the chunk
+    heading: frozenset[str]  # terms of the heading above it within the chunk
     is_first: bool
     is_heading: bool
 
@@ -121,6 +131,8 @@ class Asked:
             found = sum(term in sentence.terms for sentence in sentences)
             wanted[term] = weight * math.log(1 + (count - found + 0.5) / (found + 0.5))
         self._weights = wanted
+        self._find_terms = terms
+        self._asks_several = bool(ASKS_SEVERAL.search(last))
         self._total = sum(wanted.values()) or 1.0
 
     def features(
@@ -134,11 +146,15 @@ class Asked:
             "coverage": coverage,
             "coverage_squared": coverage**2,
             "before": self._share(before - spoken),
-            "headings": self._share(sentence.section - spoken),
+            "title": self._share(sentence.title - spoken),
+            "heading": self._share(sentence.heading - sentence.title - spoken) ** 2,
             "passage": self._share(passage),
             "phrases": len(pairs) / max(1, len(self._pairs)),
             "is_first": sentence.is_first,
             "is_best_source": sentence.source.number == 1,
+            "is_about": sum(term in self._weights for term in sentence.terms[:2]) / 2,
+            "opens_list": self._asks_several and sentence.text.endswith((":", "：")),
+            "is_row_asked_for": self._names_row(sentence.text),
             "says_little": sum(term not in self._weights for term in sentence.terms) < 2,
             **self._kind_features(sentence.text),
         }
@@ -155,34 +171,46 @@ class Asked:
             "reason": bool(ASKS_REASON.search(self._last) and HAS_REASON.search(text)),
         }
 
+    def _names_row(self, text: str) -> bool:
+        if CELL_BORDER not in text or not ASKS_NUMBER.search(self._last):
+            return False
+        name = set(self._find_terms(text.split(CELL_BORDER)[0].split("(")[0]))
+        return bool(name) and name <= self._weights.keys()
+
     def _share(self, terms: frozenset[str]) -> float:
         return sum(self._weights.get(term, 0.0) for term in terms) / self._total
 
 
 def _of_source(source: Source, terms: Terms) -> list[Sentence]:
     span = source.hit.chunk.span
-    above = frozenset(terms("\n".join([source.hit.document_title, *span.heading_path])))
-    section, is_first = above, True
+    title = frozenset(terms("\n".join([source.hit.document_title, *span.heading_path])))
+    heading: frozenset[str] = frozenset()
+    is_first = True
     sentences: list[Sentence] = []
     spans = split_sentences(span.text)
     for position, (start, end) in enumerate(spans):
         text = span.text[start:end]
-        is_heading = position + 1 < len(spans) and _is_heading(text, span.heading_path)
+        after = span.text[slice(*spans[position + 1])] if position + 1 < len(spans) else ""
+        before = sentences[-1].text if sentences else ""
+        is_heading = bool(after) and _is_heading(text, before, after, span.heading_path)
         words = tuple(terms(text))
-        sentences.append(Sentence(source, position, text, words, section, is_first, is_heading))
-        section = above | frozenset(words) if is_heading else section
+        sentences.append(
+            Sentence(source, position, text, words, title, heading, is_first, is_heading)
+        )
+        heading = frozenset(words) if is_heading else heading
         is_first = is_heading
     return sentences
 
 
-def _is_heading(text: str, heading_path: Sequence[str]) -> bool:
-    """Whether a line names what follows: known as a heading, or a short line without an end."""
+def _is_heading(text: str, before: str, after: str, heading_path: Sequence[str]) -> bool:
+    """Whether a line names what follows: a known or likely heading, or the head of a table."""
+    if CELL_BORDER in text:
+        return CELL_BORDER in after and CELL_BORDER not in before
     if text in heading_path:
         return True
-    is_line = not LIST_MARK.match(text) and CELL_BORDER not in text
     width = len(text) + 2 * len(CJK_CHARACTER.findall(text))
     ends = ENDS_SENTENCE.search(text) or text.endswith((":", "：", ",", "，", ";", "；"))
-    return is_line and width <= MAX_HEADING_CHARS and not ends
+    return not LIST_MARK.match(text) and width <= MAX_HEADING_CHARS and not ends
 
 
 def _is_prose(text: str) -> bool:
