@@ -1,6 +1,7 @@
 """The command line: `python -m app serve` runs the appliance, `openapi` prints its schema."""
 
 import json
+import logging
 import socket
 import sys
 import threading
@@ -13,7 +14,6 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from rich.console import Console
-from rich.markup import escape
 
 from app import log
 from app.config import Settings, example_env
@@ -23,6 +23,7 @@ from app.services import Services
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, help="Folio, a RAG appliance.")
 console = Console(stderr=True, soft_wrap=True, highlight=False)
+logger = logging.getLogger("app")
 CANNOT_START = 2
 CLOSE_CONNECTIONS_S = 5
 
@@ -70,7 +71,7 @@ def serve(
     server.run(sockets=[listener])
     if services.progress.phase == "failed":
         raise typer.Exit(CANNOT_START)
-    console.print("Folio has stopped.")
+    _say("Folio has stopped.")
 
 
 @cli.command()
@@ -135,7 +136,7 @@ def _announce(services: Services, server: Server, url: str) -> None:
         _cannot_start(services.progress.detail)
         server.should_exit = True
     elif not services.is_stopping.is_set():
-        console.print(f"Folio is ready: [bold]{url}[/bold]  (Ctrl-C stops it)")
+        _say(f"Folio is ready: {url}  (Ctrl-C stops it)")
 
 
 def _url(host: str, port: int) -> str:
@@ -145,8 +146,16 @@ def _url(host: str, port: int) -> str:
 
 
 def _cannot_start(reason: str) -> typer.Exit:
-    console.print(f"[red]Folio cannot start:[/red] {escape(reason)}")
+    _say(f"Folio cannot start: {reason}", logging.ERROR)
     return typer.Exit(CANNOT_START)
+
+
+def _say(message: str, level: int = logging.INFO) -> None:
+    """Tell the user in plain words, or as an event where the output is read by a machine."""
+    if log.is_json():
+        logger.log(level, message)
+    else:
+        console.print(message, markup=False, style="bold" if level == logging.INFO else "red")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,12 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(event, ensure_ascii=False)
 
 
+def is_json() -> bool:
+    """Whether events are written as JSON, so that nothing else should be."""
+    handlers = logging.getLogger().handlers
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in handlers)
+
+
 def configure(level: str, log_format: Literal["text", "json"]) -> None:
     """Send everything from `level` on to standard error, replacing earlier handlers."""
     handler = logging.StreamHandler(sys.stderr)

@@ -60,10 +60,11 @@ def sample_questions(
 ) -> Mapping[Language, Sequence[str]]:
     """The manual's own questions where it can be asked, else questions about document titles."""
     if folder and _manual_is_ready(documents, collections):
-        file = folder / QUESTIONS_FILE
-        if file.is_file():
-            questions: dict[Language, list[str]] = json.loads(file.read_text(encoding="utf-8"))
-            return questions
+        try:
+            questions = json.loads((folder / QUESTIONS_FILE).read_text(encoding="utf-8"))
+            return {language: list(questions[language]) for language in TITLE_QUESTIONS}
+        except (OSError, ValueError, KeyError) as error:
+            logger.warning("manual has no sample questions reason=%r", error)
     titles = documents.sample_titles(NUM_TITLES)
     return {
         language: [template.format(title=title) for title in titles]

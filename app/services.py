@@ -116,6 +116,11 @@ class Services:
             raise Starting(f"still starting: {self.progress.detail}")
         return part
 
+    def require_collections(self, collection_ids: Sequence[str]) -> None:
+        """Raise NotFound for an id that names no knowledge base. Blocks."""
+        for collection_id in collection_ids:
+            self.records.collections.get(collection_id)
+
     def checks(self) -> list[Check]:
         """Ask each dependency whether it works. Blocks."""
         return [

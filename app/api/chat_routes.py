@@ -36,6 +36,7 @@ def list_chats(
 @router.post("/chats", status_code=CREATED)
 def create_chat(new: ChatIn, services: ServicesDep) -> ChatOut:
     """A new conversation; without a title it takes its first question's words."""
+    services.require_collections(new.collection_ids)
     chats = services.records.chats
     return out(ChatOut, chats.create(new.title.strip(), tuple(new.collection_ids)))
 

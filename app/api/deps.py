@@ -1,4 +1,7 @@
-"""What routes ask for: the services, the loaded parts, the runs; and who may come in."""
+"""What routes ask for: the services and the runs; and who may come in.
+
+All are coroutines: a plain function would take one of the threads that blocking routes need.
+"""
 
 import hmac
 from typing import Annotated
@@ -13,13 +16,13 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 SAME_SITE = frozenset({"same-origin", "none"})
 
 
-def get_services(request: Request) -> Services:
+async def get_services(request: Request) -> Services:
     """The services of the application."""
     services: Services = request.app.state.services
     return services
 
 
-def get_runs(request: Request) -> Runs:
+async def get_runs(request: Request) -> Runs:
     """The runs of the application."""
     runs: Runs = request.app.state.runs
     return runs
@@ -29,7 +32,7 @@ ServicesDep = Annotated[Services, Depends(get_services)]
 RunsDep = Annotated[Runs, Depends(get_runs)]
 
 
-def require_api_key(request: Request) -> None:
+async def require_api_key(request: Request) -> None:
     """Where a key is set, let in only who shows it as a bearer token."""
     expected: str | None = request.app.state.api_key
     if expected is None:
@@ -40,7 +43,7 @@ def require_api_key(request: Request) -> None:
         raise Unauthorized("the API key is missing or wrong: send Authorization: Bearer <key>")
 
 
-def refuse_other_sites(request: Request) -> None:
+async def refuse_other_sites(request: Request) -> None:
     """Refuse a change that a page of another site makes the user's browser ask for."""
     site = request.headers.get("sec-fetch-site", "none")
     if request.method not in SAFE_METHODS and site not in SAME_SITE:

@@ -43,6 +43,7 @@ STATUS = {
     "generator_unavailable": 503,
 }
 CODES = {status: code for code, status in reversed(STATUS.items())} | {400: "invalid_input"}
+OPENAI_STATUS = {422: 400}  # where OpenAI uses another one
 OPENAI_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -98,8 +99,11 @@ def failed_answer(request: Request, body: ErrorBody) -> JSONResponse:
 
 
 def _answer(request: Request, status: int, body: ErrorBody) -> JSONResponse:
-    is_openai = request.url.path.startswith("/v1/")
-    content = openai_error(body, status) if is_openai else ErrorOut(error=body).model_dump()
+    if request.url.path.startswith("/v1/"):
+        status = OPENAI_STATUS.get(status, status)
+        content = openai_error(body, status)
+    else:
+        content = ErrorOut(error=body).model_dump()
     headers = {}
     if body.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(body.retry_after_s))
@@ -120,8 +124,7 @@ async def _on_folio_error(request: Request, error: Exception) -> JSONResponse:
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     body = ErrorBody(code="invalid_input", message=_sentence(error.errors()))
-    is_openai = request.url.path.startswith("/v1/")
-    return _answer(request, 400 if is_openai else STATUS[body.code], body)
+    return _answer(request, STATUS[body.code], body)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:

@@ -1,5 +1,6 @@
 """What is done for every request, without buffering any: metrics, headers, a limit for bodies."""
 
+import logging
 import time
 from collections.abc import Mapping
 
@@ -10,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.errors import BODY_TOO_LARGE
 from app.metrics import http_latency, http_requests
 
+logger = logging.getLogger(__name__)
 UNMATCHED = "unmatched"  # one label for all paths without a route: scanners must not grow it
 EVENT_STREAM = "text/event-stream"
 
@@ -42,6 +44,10 @@ class HttpMetrics:
             seconds = seconds_to_stream or time.perf_counter() - started_at
             http_requests.labels(scope["method"], route, status).inc()
             http_latency.labels(route).observe(seconds)
+            logger.debug(
+                "request method=%s path=%s status=%d seconds=%.3f",
+                *(scope["method"], scope["path"], status, seconds),
+            )
 
 
 class BodyLimit:

@@ -66,7 +66,7 @@ def find_model(services: Services, name: str) -> ModelOut:
 
 
 def ask_for(services: Services, model: ModelOut, wanted: ChatCompletionIn) -> Ask:
-    """How to answer this request with this model."""
+    """How to answer this request with this model. Blocks."""
     if wanted.messages[-1].role != "user":
         raise InvalidInput("the last message must be the user's: it is the question")
     if model.kind == "language model":
@@ -74,6 +74,7 @@ def ask_for(services: Services, model: ModelOut, wanted: ChatCompletionIn) -> As
         request = _plain_request(services, wanted)
         return lambda: _generate(generator, request)
     pipeline = services.require(services.pipeline)
+    services.require_collections(wanted.rag.collection_ids)
     collection_ids = (model.collection_id,) if model.collection_id else ()
     question = Question(
         text=_question_text(wanted),

@@ -42,7 +42,7 @@ async def complete_chat(
 ) -> Response:
     """Answer from the documents of the knowledge base that `model` names."""
     model = await asyncio.to_thread(find_model, services, wanted.model)
-    ask = ask_for(services, model, wanted)
+    ask = await asyncio.to_thread(ask_for, services, model, wanted)
     run = runs.open(services.require(services.generator).info)
     runs.start(run, ask)
     base_url = str(request.base_url)

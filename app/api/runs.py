@@ -31,6 +31,7 @@ from app.errors import Conflict, FolioError, NotFound, Overloaded, Unavailable
 
 logger = logging.getLogger(__name__)
 KEEP_S = 300.0
+STOP_TIMEOUT_S = 10.0
 TYPICAL_ANSWER_S = 5.0
 STOPPED = Failed("unavailable", "the answer was stopped")
 
@@ -175,7 +176,7 @@ class Runs:
             if run._answering:
                 run._answering.cancel()
         if working:
-            await asyncio.wait(working)
+            await asyncio.wait(working, timeout=STOP_TIMEOUT_S)
 
     async def close(self) -> None:
         """Stop all runs, storing what they have, and take no new ones."""

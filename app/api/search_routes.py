@@ -16,6 +16,7 @@ router = APIRouter(prefix="/api/search", tags=["search"])
 def search(wanted: SearchIn, services: ServicesDep) -> SearchOut:
     """The chunks that an answer would be made from, with the scores of each leg."""
     started_at = time.perf_counter()
+    services.require_collections(wanted.collection_ids)
     question = Question(wanted.query, collection_ids=tuple(wanted.collection_ids))
     evidence = services.require(services.retriever).retrieve(question, wanted.limit)
     return search_out(evidence, time.perf_counter() - started_at)

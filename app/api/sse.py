@@ -48,7 +48,7 @@ def event(name: str, data: BaseModel, id: int | None = None) -> bytes:
     )
 
 
-def last_event_id(
+async def last_event_id(
     header: Annotated[str | None, Header(alias="Last-Event-ID")] = None,
     after: Annotated[int, Query(ge=0, description="Resume after this event id.")] = 0,
 ) -> int:

@@ -105,6 +105,8 @@ def test_every_error_of_ours_has_a_status():
         ("POST", "/api/search", {"query": "x", "limt": 3}, 422, "invalid_input"),
         ("GET", "/api/documents?page=0", None, 422, "invalid_input"),
         ("POST", "/api/chats", ["not", "a", "chat"], 422, "invalid_input"),
+        ("POST", "/api/chats", {"collection_ids": ["nope"]}, 404, "not_found"),
+        ("POST", "/api/search", {"query": "x", "collection_ids": ["nope"]}, 404, "not_found"),
     ],
 )
 def test_errors_have_our_envelope(client, method, path, body, status, code):
@@ -131,6 +133,12 @@ def test_unexpected_failure_is_a_500_without_details(app, services, monkeypatch)
 
 def test_body_over_the_limit_is_refused(client):
     reply = client.post("/api/search", json={"query": "x" * 5_000_000})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (413, "too_large")
+
+
+def test_body_over_the_limit_is_refused_while_it_is_read_where_its_length_is_not_told(client):
+    pieces = (b"x" * 100_000 for _ in range(50))
+    reply = client.post("/api/search", content=pieces)
     assert (reply.status_code, reply.json()["error"]["code"]) == (413, "too_large")
 
 

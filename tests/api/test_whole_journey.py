@@ -13,7 +13,7 @@ import pytest
 
 from tests.api.test_chats import ask, follow, wait_for
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parent.parent.parent
 HANDBOOK = """# Employee handbook
 
@@ -203,6 +203,13 @@ def test_wrong_setting_is_told_in_one_line(tmp_path):
     assert process.returncode == 2
     assert printed.startswith("Folio cannot start: wrong settings: FOLIO_PORT=99999: ")
     assert len(printed.splitlines()) == 1
+
+
+def test_named_model_that_is_not_there_ends_the_start_with_the_reason(tmp_path):
+    process = Appliance(tmp_path, LLM_MODEL="/nowhere/model").process
+    printed, _ = process.communicate(timeout=90)
+    assert process.returncode == 2
+    assert "Folio cannot start: LLM_MODEL is /nowhere/model" in printed
 
 
 def test_everything_is_there_after_a_restart_which_is_quick(appliance, http, library, data_dir):
