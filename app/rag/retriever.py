@@ -67,8 +67,8 @@ class Profile:
 
 
 PROFILES: Mapping[Language, Profile] = {
-    "en": Profile(0.5, 0.41, 2.3, 0.3, 5.6, -3.5, 0.3),
-    "zh": Profile(0.5, 0.24, 3.0, 2.4, 5.4, -5.3, 0.3),
+    "en": Profile(0.5, 0.41, 2.4, 0.7, 4.4, -3.2, 0.25),
+    "zh": Profile(0.5, 0.24, 2.9, 2.1, 4.9, -4.9, 0.3),
 }
 # Of an embedding model that knows no Chinese only its Latin words and numbers can be of use.
 FOREIGN_DENSE_WEIGHT = 0.1

@@ -95,8 +95,9 @@ def cut(group: QuestionSet, embedder: Embedder) -> Iterator[SearchHit]:
     chunker = StructureChunker(embedder.count_tokens, CHUNK_TOKENS, 0)
     for passage in group.passages:
         if not group.is_long:
-            span = ChunkSpan(0, len(passage.text), passage.text, (), 0)
-            yield make_hit(passage.id, passage.id, passage.title, span)
+            # The title is a part of the text here: `embedded_text` would shorten it.
+            text = f"{passage.title}\n{passage.text}".strip()
+            yield make_hit(passage.id, passage.id, "", ChunkSpan(0, len(text), text, (), 0))
             continue
         spans = chunk_passage(passage, chunker)
         for index, span in enumerate(spans):
