@@ -31,6 +31,7 @@ class Appliance:
     seconds_to_ready: float = 0
     lines: list[str] = field(default_factory=list)
     is_ready: threading.Event = field(default_factory=threading.Event)
+    reader: threading.Thread | None = None
 
     @property
     def url(self):
@@ -38,11 +39,12 @@ class Appliance:
 
     def read_output(self):
         started = time.monotonic()
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip())
-            if "Folio is ready" in line:
-                self.seconds_to_ready = time.monotonic() - started
-                self.is_ready.set()
+        with self.process.stdout as output:
+            for line in output:
+                self.lines.append(line.rstrip())
+                if "Folio is ready" in line:
+                    self.seconds_to_ready = time.monotonic() - started
+                    self.is_ready.set()
         self.is_ready.set()
 
     def stop(self):
@@ -54,6 +56,7 @@ class Appliance:
         finally:
             if self.process.poll() is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
+            self.reader.join(STOP_TIMEOUT_S)
         return status, time.monotonic() - started
 
 
@@ -70,7 +73,8 @@ def start_appliance(data_dir, *options):
         start_new_session=True,
     )
     appliance = Appliance(port, process)
-    threading.Thread(target=appliance.read_output, daemon=True).start()
+    appliance.reader = threading.Thread(target=appliance.read_output, daemon=True)
+    appliance.reader.start()
     is_ready = appliance.is_ready.wait(START_TIMEOUT_S) and appliance.seconds_to_ready
     if not is_ready:
         appliance.stop()
