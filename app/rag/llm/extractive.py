@@ -132,12 +132,13 @@ class ExtractiveGenerator:
 def select(ranked: Sequence[Quote]) -> list[Quote]:
     """Take the best, until the answer is probably among them; nothing is said twice."""
     weights = [math.exp(quote.score - ranked[0].score) for quote in ranked]
+    enough = ENOUGH * sum(weights)
     selected: list[Quote] = []
-    probability = 0.0
+    so_far = 0.0
     for quote, weight in zip(ranked, weights, strict=True):
-        if probability >= ENOUGH or len(selected) == MAX_QUOTES or weight < MIN_SHARE_OF_BEST:
+        if so_far >= enough or len(selected) == MAX_QUOTES or weight < MIN_SHARE_OF_BEST:
             break
-        probability += weight / sum(weights)
+        so_far += weight
         if not any(_says_same(quote, other) for other in selected):
             selected.append(quote)
     return selected
@@ -166,7 +167,7 @@ def with_antecedents(quotes: Sequence[Quote], sentences: Sequence[Sentence]) -> 
 def quoted_lines(quotes: Sequence[Quote], sentences: Sequence[Sentence]) -> Iterator[Line]:
     """The quotes in reading order, the source of the best first; with lists that they open."""
     best_first = list(dict.fromkeys(quote.sentence.source.number for quote in quotes))
-    chosen = {(q.sentence.source.number, q.sentence.position): q.sentence for q in quotes}
+    chosen = {(quote.sentence.source.number, quote.sentence.position) for quote in quotes}
     for number in best_first:
         own = [sentence for sentence in sentences if sentence.source.number == number]
         num_items = 0
