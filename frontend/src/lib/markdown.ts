@@ -100,13 +100,32 @@ const SANITIZE = {
   FORBID_ATTR: ['style', 'id', 'name'],
 };
 
-/** A citation stays with the word before it: no line breaks between them. */
-const SPACE_BEFORE_CHIP = /\s*(<button type="button" class="cite")/g;
-const GLUED_CHIP = '\u2060$1';
-
 export function render(source: string, use: Partial<Labels> = {}): string {
   labels = { citation: (number) => String(number), copyCode: 'Copy', ...use };
-  return DOMPurify.sanitize(marked.parse(source, { async: false }).replace(SPACE_BEFORE_CHIP, GLUED_CHIP), SANITIZE);
+  const clean = DOMPurify.sanitize(marked.parse(source, { async: false }), SANITIZE);
+  return clean.includes('data-cite') ? keepChipsWithWords(clean) : clean;
+}
+
+/** The last word of a text; of a Chinese one, its last character. */
+const LAST_WORD = /(?:[\u2e80-\uffef]|[^\s\u2e80-\uffef]{1,24})\s*$/;
+
+/** No line ends between a word and its citation: both go into one span that does not wrap. */
+function keepChipsWithWords(html: string): string {
+  const host = document.createElement('template');
+  host.innerHTML = html;
+  for (const chip of host.content.querySelectorAll('[data-cite]')) {
+    const before = chip.previousSibling;
+    if (before instanceof HTMLElement && before.className === 'kept') before.append(chip);
+    if (!(before instanceof Text)) continue;
+    const word = LAST_WORD.exec(before.data)?.[0];
+    if (!word) continue;
+    const kept = document.createElement('span');
+    kept.className = 'kept';
+    before.data = before.data.slice(0, -word.length);
+    before.after(kept);
+    kept.append(word.trimEnd(), chip);
+  }
+  return host.innerHTML;
 }
 
 const lexBlocks = (source: string) => new Lexer(marked.defaults).blockTokens(source);

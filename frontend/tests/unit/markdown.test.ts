@@ -20,8 +20,10 @@ test('a number without a source is left out', () => {
 });
 
 test('a citation is not torn from the word before it', () => {
-  const text = elements(render('fifteen days [1] [2].')).textContent;
-  expect(text).toBe('fifteen days\u20601\u20602.');
+  const host = elements(render('fifteen days [1][2], **strong** [3], 带薪年假 [4]。 < [5]'));
+  const kept = [...host.querySelectorAll('.kept')].map((span) => span.textContent);
+  expect(kept).toEqual(['days12', '假4', '<5']);
+  expect(host.querySelectorAll('[data-cite]')).toHaveLength(5);
 });
 
 test('a document name in a label cannot break out of its attribute', () => {

@@ -7,9 +7,3 @@ globalThis.ResizeObserver ??= class {
   disconnect(): void {}
 };
 globalThis.matchMedia ??= ((query: string) => ({ matches: false, media: query })) as typeof matchMedia;
-HTMLDialogElement.prototype.showModal ??= function (this: HTMLDialogElement) {
-  this.open = true;
-};
-HTMLDialogElement.prototype.close ??= function (this: HTMLDialogElement) {
-  this.open = false;
-};
