@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.appliance import free_port, start_appliance
 
-SECOND_START_S = 15
+SECOND_START_S = 15  # on a machine that has nothing else to do
 MANUAL_TIMEOUT_S = 240
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -45,6 +45,11 @@ def wait_until(is_so, timeout_s=MANUAL_TIMEOUT_S):
     while not is_so():
         assert time.monotonic() < deadline, "it took too long"
         time.sleep(0.25)
+
+
+def others_share():
+    """How many times longer things take because other programs keep the machine busy."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def read_events(client, run_id, after=0):
@@ -203,7 +208,7 @@ def test_ctrl_c_stops_it_and_the_next_start_is_quick_and_keeps_everything(
 
     again = start_appliance(data_dir)
     try:
-        assert again.seconds_to_ready < SECOND_START_S
+        assert again.seconds_to_ready < SECOND_START_S * others_share()
         with httpx.Client(base_url=again.url, timeout=60) as client:
             assert client.get("/api/status").json()["num_ready"] == before
             message, _ = ask(client, "How many steps has the lighthouse of Quorn?")
