@@ -37,6 +37,8 @@ FIRST_VERSION_WITH_SPARSE = (2, 4)
 # A search sees all that was flushed; a delete on a server it may see a moment later, which is no
 # harm, as SQL knows no such chunk. Strong consistency took 350 ms a search there instead of 14.
 SEARCH_CONSISTENCY, COUNT_CONSISTENCY = "Session", "Strong"
+# Milvus refuses an empty sparse vector. Term ids have 31 bits, so nobody asks for this one.
+NO_TERMS = {2**31: 1.0}
 HNSW = {"M": 16, "efConstruction": 200}
 Answer = TypeVar("Answer")
 Item = TypeVar("Item")
@@ -230,7 +232,8 @@ class MilvusStore:
             "collection_id": chunk.collection_id,
             "dense": chunk.dense.reshape(-1).tolist(),
         }
-        return row | {"sparse": dict(chunk.sparse)} if self.has_sparse else row
+        sparse = dict(chunk.sparse) or NO_TERMS
+        return row | {"sparse": sparse} if self.has_sparse else row
 
     def _search(
         self,

@@ -109,6 +109,11 @@ def test_sparse_scores_do_not_change_when_other_chunks_come(sparse_store):
     assert sparse_store.search_sparse({5: 2.0}, 1, []) == before
 
 
+def test_a_chunk_without_terms_is_stored_and_found_by_meaning(store):
+    store.upsert([chunk("a", sparse={}), chunk("b", (0, 1))])
+    assert ids(store.search_dense(unit(1, 0.1), 5, [])) == ["a", "b"]
+
+
 def test_an_empty_query_vector_finds_nothing(store):
     store.upsert([chunk("a")])
     assert store.search_sparse({}, 5, []) == []
