@@ -6,11 +6,12 @@ parts on a thread of its own, so that the server answers while models are being 
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 from app.db.chats import ChatRepository
 from app.db.chunks import ChunkRepository
@@ -26,6 +27,7 @@ from app.rag.protocols import Embedder, Generator, Retriever, VectorStore
 logger = logging.getLogger(__name__)
 Phase = Literal["starting", "ready", "failed"]
 Part = TypeVar("Part")
+ASK_GENERATOR_EACH_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,15 @@ class Check:
     detail: str
 
 
+@runtime_checkable
+class Remote(Protocol):
+    """A generator on another machine."""
+
+    def discover(self) -> None:
+        """Ask it for its models. Raises GeneratorUnavailable."""
+        ...
+
+
 @dataclass
 class Services:
     """The one object that the faces see; each heavy part is None until it has loaded.
@@ -92,6 +103,8 @@ class Services:
     is_stopping: threading.Event = field(default_factory=threading.Event)
     is_settled: threading.Event = field(default_factory=threading.Event)
     _loader: threading.Thread | None = None
+    _ask_generator_at: float = 0.0
+    _generator_error: FolioError | None = None
 
     def start(self) -> None:
         """Begin to load the heavy parts in the background; `is_settled` is set at the end."""
@@ -127,8 +140,22 @@ class Services:
             _check("database", self.records.database.check),
             _check("embedder", lambda: self.require(self.embedder).name),
             _check("vector store", lambda: self.require(self.store).check()),
-            _check("generator", lambda: self.require(self.generator).info.model),
+            _check("generator", self._ask_generator),
         ]
+
+    def _ask_generator(self) -> str:
+        """The model's name; a remote one is asked now and then whether it answers."""
+        generator = self.require(self.generator)
+        if isinstance(generator, Remote) and time.monotonic() > self._ask_generator_at:
+            self._ask_generator_at = time.monotonic() + ASK_GENERATOR_EACH_S
+            self._generator_error = None
+            try:
+                generator.discover()
+            except FolioError as error:
+                self._generator_error = error
+        if self._generator_error:
+            raise self._generator_error
+        return generator.info.model
 
     def _load(self) -> None:
         try:

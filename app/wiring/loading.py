@@ -44,14 +44,15 @@ BYTES_PER_MB = 1_000_000
 def load(settings: Settings, services: Services) -> None:
     """Load everything into `services`; it is ready as soon as a question can be asked."""
     load_ingestion(settings, services)
+    num_pages = queue_manual(settings, services)
     assert services.embedder and services.store
     services.retriever = HybridRetriever(
         services.embedder, services.store, services.records.chunks, settings.retrieval_candidates
     )
     load_generator(settings, services)
-    services.report("ready", "adding Folio's manual" if settings.manual_dir else "")
-    load_manual(settings, services)
     services.report("ready", "")
+    if num_pages:
+        wait_for_manual(services)
 
 
 def load_ingestion(settings: Settings, services: Services) -> None:
@@ -168,6 +169,10 @@ def fetch_generator(settings: Settings, services: Services, choice: ModelChoice)
         logger.error("language model not loaded model=%s reason=%s", choice.model, error)
         tell(str(error))
         return
+    except Exception as error:  # a border: the thread ends, the quotes go on
+        logger.exception("language model not loaded model=%s", choice.model)
+        tell(f"{type(error).__name__}: {error}")
+        return
     speak(settings, services, generator)
     logger.info("generator chosen kind=%s model=%s", generator.info.kind, generator.info.model)
 
@@ -222,21 +227,26 @@ def speak(settings: Settings, services: Services, generator: Generator) -> None:
         services.closing.callback(generator.llm.shutdown)
 
 
-def load_manual(settings: Settings, services: Services) -> None:
-    """Add Folio's manual and wait until it is searchable, which takes a minute at most."""
+def queue_manual(settings: Settings, services: Services) -> int:
+    """Queue the pages of Folio's manual that are new or changed; returns how many."""
     if settings.manual_dir is None or services.processor is None:
-        return
-    num_queued = add_manual(
+        return 0
+    return add_manual(
         services.processor,
         services.records.collections,
         settings.manual_dir,
         SUPPORTED_SUFFIXES,
         settings.data_dir,
     )
+
+
+def wait_for_manual(services: Services) -> None:
+    """Until the manual is searchable: then the first question can be asked."""
     deadline = time.monotonic() + MANUAL_TIMEOUT_S
-    while num_queued and time.monotonic() < deadline and not services.is_stopping.is_set():
-        counts = services.records.documents.counts()
-        if not counts.num_pending:
-            return
-        services.report("ready", f"adding Folio's manual: {counts.num_pending} pages to go")
+    while time.monotonic() < deadline and not services.is_stopping.is_set():
+        num_pending = services.records.documents.counts().num_pending
+        if num_pending == 0:
+            break
+        services.report("ready", f"adding Folio's manual: {num_pending} pages to go")
         services.is_stopping.wait(MANUAL_REPORT_S)
+    services.report("ready", "")

@@ -9,7 +9,8 @@ from pydantic import SecretStr
 
 from app import errors
 from app.api.errors import STATUS
-from app.errors import StoreUnavailable
+from app.domain import GeneratorInfo
+from app.errors import GeneratorUnavailable, StoreUnavailable
 from app.main import create_app, create_routes
 from app.services import Services
 
@@ -47,6 +48,24 @@ def test_ready_is_503_while_a_dependency_fails(client, services, monkeypatch):
         "is_ok": False,
         "detail": "Milvus at http://milvus:19530 does not answer",
     }
+
+
+def test_remote_generator_is_asked_now_and_then_whether_it_answers(client, services):
+    class Away:
+        info = GeneratorInfo("openai", "remote")
+        num_asked = 0
+
+        def discover(self):
+            self.num_asked += 1
+            raise GeneratorUnavailable("http://llm/v1 does not answer")
+
+    services.generator = Away()
+    for _ in range(2):
+        ready = client.get("/ready")
+        assert ready.status_code == 503
+        (failed,) = [c for c in ready.json()["checks"] if not c["is_ok"]]
+        assert failed["detail"] == "http://llm/v1 does not answer"
+    assert services.generator.num_asked == 1
 
 
 def test_while_starting_status_tells_the_phase_and_the_rest_says_503(settings, services):

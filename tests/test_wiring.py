@@ -1,0 +1,80 @@
+"""The choice of the generator at the start; the rest of the wiring is walked by the journey."""
+
+import pytest
+
+from app.config import Settings
+from app.errors import Conflict, GeneratorUnavailable
+from app.rag.llm.discovery import ModelChoice
+from app.wiring import build_services, loading
+from tests.fakes import FakeEmbedder, FakeGenerator, FakeRetriever
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(_env_file=None, data_dir=tmp_path, manual_dir=None, llm_model="org/model")
+
+
+@pytest.fixture
+def services(settings):
+    services = build_services(settings)
+    services.embedder, services.retriever = FakeEmbedder(), FakeRetriever([])
+    yield services
+    services.close(1)
+
+
+@pytest.mark.parametrize(
+    ("choice", "is_needed"),
+    [
+        (ModelChoice("extractive"), False),
+        (ModelChoice("auto", base_url="http://llm/v1"), False),
+        (ModelChoice("/nowhere/model"), False),
+        (ModelChoice("no-such-organisation/no-such-model"), True),
+    ],
+)
+def test_hub_is_needed_only_for_a_hub_name_that_is_not_in_the_cache(choice, is_needed):
+    assert loading.needs_hub(choice) is is_needed
+
+
+def test_fetched_model_takes_over_from_the_quotes(settings, services, monkeypatch):
+    fetched, notes = FakeGenerator(), []
+
+    def resolve(choice, *, on_progress, **options):
+        on_progress("downloading org/model: 45 % of 988 MB")
+        notes.append((services.generator.info.kind, services.generator.info.note))
+        return fetched
+
+    monkeypatch.setattr(loading, "resolve_generator", resolve)
+    loading.speak(settings, services, loading.quoting(services, "looking"))
+    before = services.pipeline
+    loading.fetch_generator(settings, services, ModelChoice("org/model"))
+    assert notes[0][0] == "extractive"
+    assert "45 % of 988 MB" in notes[0][1]
+    assert services.generator is fetched
+    assert services.pipeline is not before
+
+
+@pytest.mark.parametrize("error", [GeneratorUnavailable("disk full"), RuntimeError("disk full")])
+def test_quotes_go_on_where_fetching_fails_and_say_why(settings, services, monkeypatch, error):
+    def resolve(choice, **options):
+        raise error
+
+    monkeypatch.setattr(loading, "resolve_generator", resolve)
+    loading.speak(settings, services, loading.quoting(services, "looking"))
+    before = services.pipeline
+    loading.fetch_generator(settings, services, ModelChoice("org/model"))
+    assert services.pipeline is before
+    assert "disk full" in services.generator.info.note
+
+
+def test_second_process_on_a_data_folder_is_refused(settings, services):
+    with pytest.raises(Conflict, match="works on"):
+        build_services(settings)
+
+
+def test_leftovers_of_broken_uploads_are_gone_after_a_start(settings):
+    leftover = settings.data_dir / "uploads" / "tmp-abc" / "0"
+    leftover.parent.mkdir(parents=True)
+    leftover.write_bytes(b"half a file")
+    services = build_services(settings)
+    assert list(services.upload_dir.iterdir()) == []
+    services.close(1)
