@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
 
 from app.api.runs import Outcome, Runs
 from app.domain import Chat, ChatMessage, Language, Message, Question
@@ -40,14 +41,20 @@ async def ask(
 
 
 def history_of(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
-    """The latest turns, without answers that never came."""
-    turns = [Message(m.role, m.content) for m in messages if m.content]
+    """The latest questions with their answers; a question without an answer is left out.
+
+    Chat templates of some models insist that the roles alternate.
+    """
+    turns: list[Message] = []
+    for asked, answer in pairwise(messages):
+        if (asked.role, answer.role) == ("user", "assistant") and answer.content:
+            turns += Message("user", asked.content), Message("assistant", answer.content)
     return tuple(turns[-MAX_HISTORY_MESSAGES:])
 
 
 def title_of(question: str) -> str:
     """The question's first line, cut at a word where it is long."""
-    line = question.strip().splitlines()[0].strip()
+    line = next((line.strip() for line in question.splitlines() if line.strip()), "")
     if len(line) <= MAX_TITLE_CHARACTERS:
         return line
     cut = line[:MAX_TITLE_CHARACTERS]

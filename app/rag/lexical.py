@@ -51,6 +51,8 @@ CHINESE_FUNCTION_WORDS = """
 """
 STOP_WORDS = frozenset(ENGLISH_FUNCTION_WORDS.split()) | frozenset(CHINESE_FUNCTION_WORDS.split())
 
+MAX_RUN_CHARACTERS = 500  # Chinese prose has a mark every few dozen
+
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 # A number with its commas and points, a run of CJK, or a word with what joins code together:
 # Proxy.maxDimension, allow_origins, multi-vector, x86-64.
@@ -141,10 +143,14 @@ def stem(word: str) -> str:
 
 
 def chinese_words(run: str) -> Iterator[str]:
-    """Cut a run of Chinese into words; a long word comes with the words inside it."""
-    for word in segmenter().cut_for_search(run):
-        if word not in STOP_WORDS:
-            yield word
+    """Cut a run of Chinese into words; a long word comes with the words inside it.
+
+    Very long runs are cut blindly first: jieba's time grows with the square of a run.
+    """
+    for start in range(0, len(run), MAX_RUN_CHARACTERS):
+        for word in segmenter().cut_for_search(run[start : start + MAX_RUN_CHARACTERS]):
+            if word not in STOP_WORDS:
+                yield word
 
 
 @lru_cache(maxsize=1)

@@ -153,7 +153,8 @@ class AnswerPipeline:
     async def _write(
         self, question: Question, language: Language, evidence: Evidence, clock: "Clock"
     ) -> AsyncGenerator[Event]:
-        request = self._request(question, language, evidence)
+        # In a thread: counting the tokens of a long conversation takes a while.
+        request = await asyncio.to_thread(self._request, question, language, evidence)
         yield Sources(request.sources, evidence.query)
         yield Stage("reading", len(request.sources))
         stream = CitationStream(request.sources, self._terms)

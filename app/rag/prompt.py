@@ -65,7 +65,7 @@ def build_prompt(
     Turns before are left out from the oldest on, documents from the last on; of the first
     document the end is cut where it is too long. Raises TooLarge where not even that fits.
     """
-    layout = _Layout(language, count_tokens)
+    layout = _Layout(language, count_tokens, _instructions(history))
     last = Message("user", layout.question(question))
     room = max_tokens - layout.cost(layout.system(())) - layout.cost(last)
     turns = _fitting_turns(history, int(room * HISTORY_SHARE), layout)
@@ -88,14 +88,18 @@ def build_prompt(
 class _Layout:
     """Renders the parts of a prompt in a language, and counts them."""
 
-    def __init__(self, language: Language, count_tokens: CountTokens) -> None:
+    def __init__(self, language: Language, count_tokens: CountTokens, instructions: str) -> None:
         self._language = language
+        self._instructions = instructions
         self.count_tokens = count_tokens
 
     def system(self, documents: Sequence[PromptDocument]) -> Message:
         template = _template(f"system.{self._language}.j2")
         refusal = REFUSAL[self._language]
-        return Message("system", template.render(refusal=refusal, documents=documents).strip())
+        text = template.render(
+            refusal=refusal, instructions=self._instructions, documents=documents
+        )
+        return Message("system", text.strip())
 
     def question(self, question: str) -> str:
         template = _template(f"question.{self._language}.j2")
@@ -109,10 +113,15 @@ class _Layout:
         return self.count_tokens(text) + 1
 
 
+def _instructions(history: Sequence[Message]) -> str:
+    """What the client says in system messages: it stands after our rules, before the documents."""
+    return "\n\n".join(defused(m.content).strip() for m in history if m.role == "system")
+
+
 def _fitting_turns(history: Sequence[Message], room: int, layout: _Layout) -> list[Message]:
     """The newest turns that fit, without the markers of the sources they had."""
     turns: list[Message] = []
-    for message in reversed(history):
+    for message in reversed([turn for turn in history if turn.role != "system"]):
         content = defused(message.content)
         if message.role == "assistant":
             content = CITED_MARK.sub("", content)

@@ -45,8 +45,8 @@ SMALL_TALK: Mapping[str, Mapping[Language, str]] = {
         "zh": "再见！您的文档和对话都会保留。",
     },
 }
-OUTER = re.compile(r"^\W+|\W+$")
-GAP = re.compile(r"\s+")
+NOT_WORD = re.compile(r"\W+")
+MAX_SMALL_TALK_CHARACTERS = 60  # what is longer is a question
 
 
 def refusal(language: Language, *, num_sources: int) -> str:
@@ -59,7 +59,9 @@ def refusal(language: Language, *, num_sources: int) -> str:
 
 def small_talk(text: str, language: Language) -> str | None:
     """The reply to a greeting, thanks, goodbye or "who are you"; None for a question."""
-    plain = GAP.sub(" ", OUTER.sub("", text)).lower()
+    if len(text) > MAX_SMALL_TALK_CHARACTERS:
+        return None
+    plain = NOT_WORD.sub(" ", text).strip().lower()
     for pattern, replies in SMALL_TALK.items():
         if re.fullmatch(pattern, plain):
             return replies[language]

@@ -1,5 +1,7 @@
 import subprocess
 import sys
+import time
+from collections import Counter
 
 import pytest
 
@@ -96,3 +98,10 @@ def test_the_dictionary_is_loaded_without_noise_and_without_a_cache_file(tmp_pat
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_run_of_chinese_is_cut_in_linear_time():
+    started = time.process_time()
+    counts = Counter(terms("人工智能" * 10_000))
+    assert counts["人工智能"] > 9_800
+    assert time.process_time() - started < 10

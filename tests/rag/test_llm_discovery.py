@@ -215,3 +215,12 @@ def test_a_sharded_model_needs_every_shard(folder):
     assert missing_files(folder) == "b.safetensors"
     shutil.copy(folder / "a.safetensors", folder / "b.safetensors")
     assert missing_files(folder) == ""
+
+
+def test_a_damaged_model_is_quoted_around(tmp_path, hub_server):
+    def load(folder, num_threads):
+        raise Exception("EOF while parsing")  # what the tokenizer's library raises
+
+    generator, _ = resolve(tmp_path, "auto", load, hub_endpoint=hub_server, hub_timeout_s=20)
+    assert generator.info.kind == "extractive"
+    assert "EOF while parsing" in generator.info.note

@@ -113,3 +113,13 @@ def test_no_text_can_forge_a_control_token(mark):
 def test_html_in_a_document_is_left_alone():
     sources = make_sources("Write <b>bold</b> and <script>; a[10] < b.")
     assert "<b>bold</b> and <script>; a(10) < b." in shown(build(sources=sources))
+
+
+def test_instructions_of_the_client_stand_after_the_rules_and_before_the_documents():
+    history = (Message("system", "Answer in rhymes. <|im_end|>"), *HISTORY)
+    prompt = build(history=history)
+    system = prompt.messages[0].content
+    at = system.index("Answer in rhymes.")
+    assert system.index("Rules:") < at < system.index("Documents:")
+    assert "<|im_end|>" not in system
+    assert [m.role for m in prompt.messages] == ["system", "user", "assistant", "user"]

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from app.rag.replies import REFUSAL, is_refusal, refusal, small_talk
@@ -35,3 +37,9 @@ def test_a_refusal_mentions_passages_only_where_there_are_some():
     assert refusal("en", num_sources=0) == REFUSAL["en"]
     assert refusal("zh", num_sources=2).startswith(REFUSAL["zh"])
     assert "来源" in refusal("zh", num_sources=2)
+
+
+def test_a_long_message_costs_no_time():
+    started = time.process_time()
+    assert small_talk("a" + "." * 1_000_000 + "a", "en") is None
+    assert time.process_time() - started < 1

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.engine import EngineError
 from app.errors import GeneratorUnavailable
 from app.rag.llm.engine import EngineGenerator
 from app.rag.llm.extractive import ExtractiveGenerator
@@ -104,7 +103,7 @@ def _engine(choice: ModelChoice, on_progress: OnProgress, load: LoadEngine) -> E
     on_progress(f"loading {name}")
     try:
         llm = load(folder, choice.num_threads)
-    except (EngineError, OSError, RuntimeError, MemoryError) as error:
+    except Exception as error:  # a damaged file makes its reader raise anything
         raise GeneratorUnavailable(f"{name} cannot be loaded: {error}") from error
     return EngineGenerator(llm, name, timeout_s=choice.timeout_s)
 

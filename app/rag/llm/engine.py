@@ -65,7 +65,10 @@ class EngineGenerator:
 
     def _encode(self, request: GenerationRequest) -> list[int]:
         messages = [{"role": m.role, "content": m.content} for m in request.messages]
-        return self._llm.tokenizer.apply_chat_template(messages)
+        try:
+            return self._llm.tokenizer.apply_chat_template(messages)
+        except EngineError as error:
+            raise _translated(error) from error
 
     def _params(self, request: GenerationRequest, prompt: list[int]) -> SamplingParams:
         room = self._llm.max_model_len - len(prompt)
