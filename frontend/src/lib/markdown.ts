@@ -31,7 +31,7 @@ const citation: TokenizerAndRendererExtension = {
   level: 'inline',
   start: (src) => src.search(/[[【]\d/),
   tokenizer(src) {
-    const match = /^(?:\[(\d{1,2}(?:\s*[,，、]\s*\d{1,2})*)\](?![(:])|【(\d{1,2})】)/.exec(src);
+    const match = /^(?:\[(\d{1,2}(?:\s*[,，、]\s*\d{1,2})*)\](?!\([^)\s]*\))|【(\d{1,2})】)/.exec(src);
     if (!match) return undefined;
     const numbers = (match[1] ?? match[2] ?? '').match(/\d+/g)?.map(Number) ?? [];
     return { type: 'citation', raw: match[0], numbers };

@@ -8,9 +8,15 @@ const elements = (html: string): HTMLElement => {
 };
 
 test('citations become buttons, in every bracket form', () => {
-  const host = elements(render('是 [1]【2】 and [3, 4]、[5，6], not [link](x) or `[7]` or [8]: x.'));
+  const host = elements(render('是 [1]【2】 and [3, 4]、[5，6], not [link](x), [9](x) or `[7]`.'));
   const numbers = [...host.querySelectorAll('[data-cite]')].map((chip) => chip.textContent);
   expect(numbers).toEqual(['1', '2', '3', '4', '5', '6']);
+});
+
+test('a citation stands before a colon and before a bracket', () => {
+  const host = elements(render('The formats are [1]: PDF [2](see also Word).'));
+  expect(host.textContent).toBe('The formats are 1: PDF 2(see also Word).');
+  expect(host.querySelectorAll('[data-cite]')).toHaveLength(2);
 });
 
 test('a number without a source is left out', () => {
