@@ -1,8 +1,8 @@
 """Embedding models of the BERT family, run by torch on the CPU; never the network.
 
-The encoder is written out here because importing transformers' costs 4 s and
-sentence-transformers' 10 s of each start (docs/performance.md); a test holds it equal to
-sentence-transformers. Its two model types cover MiniLM, E5, BGE, GTE and their kin.
+The encoder is written out here because importing transformers' takes 4 s of each start and
+sentence-transformers 10 s; a test holds it equal to sentence-transformers. Its two model types
+cover MiniLM, E5, BGE, GTE and their kin.
 """
 
 import json
