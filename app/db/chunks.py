@@ -17,6 +17,7 @@ from app.db.models import (
     JobRow,
     StaleVectorRow,
     TermRow,
+    UnusedFileRow,
 )
 from app.db.session import Database, utc_now
 from app.domain import Box, Chunk, ChunkSpan, HitScores, Job, JobStage, ParsedDocument, SearchHit
@@ -106,6 +107,8 @@ class ChunkRepository:
             document.title = parsed.title
             document.num_pages = parsed.num_pages
             document.num_chunks = len(chunks)
+            if document.indexed_hash != document.content_hash:
+                note_unused(session, document.indexed_hash)
             document.indexed_hash = document.content_hash
             document.updated_at = now
 
@@ -206,6 +209,13 @@ def mark_stale(session: Session, document_id: str, chunk_ids: Sequence[str]) -> 
         rows = [{"chunk_id": id, "document_id": document_id} for id in ids if id not in live]
         if rows:
             session.execute(statement, rows)
+
+
+def note_unused(session: Session, *content_hashes: str | None) -> None:
+    """Note files that a document refers to no more; others may."""
+    rows = [{"content_hash": value} for value in sorted({h for h in content_hashes if h})]
+    if rows:
+        session.execute(insert_of(session)(UnusedFileRow).on_conflict_do_nothing(), rows)
 
 
 def insert_of(session: Session) -> Any:  # Any: the two dialects' inserts share no type

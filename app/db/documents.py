@@ -1,15 +1,16 @@
 """Documents: what the library shows, and the transactions that add, re-queue and delete them."""
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.db.chunks import remove_chunks
+from app.db.chunks import note_unused, pieces, remove_chunks
 from app.db.collections import DEFAULT_ID
 from app.db.jobs import ACTIVE, PENDING, queue_job
-from app.db.models import CollectionRow, DocumentRow, DocumentTextRow, JobRow
+from app.db.models import CollectionRow, DocumentRow, DocumentTextRow, JobRow, UnusedFileRow
 from app.db.session import Database, like, new_id, utc_now
 from app.domain import (
     AddResult,
@@ -73,6 +74,31 @@ class DocumentRepository:
             rows = session.execute(select(DocumentRow.content_hash, DocumentRow.indexed_hash))
             return {content_hash for row in rows for content_hash in row if content_hash}
 
+    def announce_file(self, content_hash: str) -> None:
+        """Note a file that is about to be kept: one that no document comes to need is unused."""
+        with self._database.session() as session:
+            note_unused(session, content_hash)
+
+    def unused_files(self) -> set[str]:
+        """Files that documents once referred to, or were announced for them, and now none does.
+
+        Files that we never knew are not ours to judge and are not among them.
+        """
+        is_used = exists().where(
+            or_(
+                DocumentRow.content_hash == UnusedFileRow.content_hash,
+                DocumentRow.indexed_hash == UnusedFileRow.content_hash,
+            )
+        )
+        with self._database.snapshot() as session:
+            return set(session.scalars(select(UnusedFileRow.content_hash).where(~is_used)))
+
+    def forget_files(self, content_hashes: Iterable[str]) -> None:
+        """Note that these unused files are deleted."""
+        with self._database.session() as session:
+            for hashes in pieces(sorted(content_hashes)):
+                session.execute(delete(UnusedFileRow).where(UnusedFileRow.content_hash.in_(hashes)))
+
     def counts(self, collection_id: str | None = None) -> DocumentCounts:
         """The library, or one collection of it, in numbers."""
         conditions = matching(collection_id, None, None)
@@ -128,6 +154,9 @@ class DocumentRepository:
         with self._database.session() as session:
             if session.get(CollectionRow, file.collection_id) is None:
                 raise NotFound(f"there is no collection {file.collection_id}")
+            session.execute(
+                delete(UnusedFileRow).where(UnusedFileRow.content_hash == file.content_hash)
+            )
             row = session.scalar(same_identity(file))
             if row is None:
                 row = new_row(file)
@@ -136,6 +165,8 @@ class DocumentRepository:
             job = job_of(session, row.id)
             if row.content_hash == file.content_hash and job.stage not in STAGES_OF["failed"]:
                 return AddResult(document_of(row, job), "unchanged")
+            if row.content_hash not in (file.content_hash, row.indexed_hash):
+                note_unused(session, row.content_hash)
             row.content_hash = file.content_hash
             row.num_bytes = file.num_bytes
             row.name, row.media_type = file.name, file.media_type
@@ -152,11 +183,12 @@ class DocumentRepository:
     def delete(self, document_id: str) -> None:
         """Remove a document and all that belongs to it.
 
-        Its chunk ids are noted as stale, so that their vectors go even after a crash.
+        Its chunk ids and files are noted, so that vectors and files go even after a crash.
         """
         with self._database.session() as session:
             row, _ = lock_document(session, document_id)
             remove_chunks(session, document_id)
+            note_unused(session, row.content_hash, row.indexed_hash)
             session.delete(row)
 
     def delete_collection(self, collection_id: str) -> list[str]:
@@ -175,6 +207,7 @@ class DocumentRepository:
             ).all()
             for row, _ in rows:
                 remove_chunks(session, row.id)
+                note_unused(session, row.content_hash, row.indexed_hash)
                 session.delete(row)
             session.flush()
             session.delete(collection)

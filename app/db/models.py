@@ -150,6 +150,22 @@ class StaleVectorRow(Base):
     document_id: Mapped[str] = mapped_column(index=True)
 
 
+class UnusedFileRow(Base):
+    """The hash of a file that may lie in the data folder without a document that refers to it."""
+
+    __tablename__ = "unused_files"
+
+    content_hash: Mapped[str] = mapped_column(primary_key=True)
+
+
+class InstallationRow(Base):
+    """One row: the data folder of the same id holds the files of these documents."""
+
+    __tablename__ = "installation"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+
+
 class ChatRow(Base):
     """A conversation; its messages are ordered by `position`."""
 

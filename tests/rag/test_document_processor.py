@@ -586,9 +586,57 @@ def test_characters_that_a_database_refuses_are_replaced_in_place(world):
 
 
 def test_leftovers_of_a_killed_process_are_discarded(world):
-    folder = world.folder / "files"
-    (folder / "ab").mkdir(parents=True)
-    (folder / "incoming-x").write_text("half")
-    (folder / "ab" / ("ab" + "0" * 62)).write_text("nobody's")
     world.processor.start()
-    assert [path for path in folder.rglob("*") if path.is_file()] == []
+    world.add("kept")
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.processor.stop(PATIENCE_S)
+    (world.folder / "files" / "incoming-x").write_text("half")
+    world.documents.add = killed
+    with pytest.raises(SystemError):
+        world.add("copied, never added", "b.txt")
+    assert len(world.files()) == 2
+    world.processor = world.new_processor()
+    world.processor.start()
+    assert len(world.files()) == 1
+    assert not (world.folder / "files" / "incoming-x").exists()
+
+
+def killed(*_):
+    raise SystemError("the process is killed here")
+
+
+def test_files_outlive_a_start_with_another_database(world, tmp_path, caplog):
+    world.processor.start()
+    world.add("first", "a.txt")
+    world.add("second", "b.txt")
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.processor.stop(PATIENCE_S)
+    kept = world.files()
+    world.database.close()
+    (world.folder / "folio.db").unlink()
+    other = World(world.folder, store=world.store)
+    other.processor.start()
+    elsewhere = CollectionRepository(other.database).create("elsewhere")
+    other.add("third", "c.txt", collection_id=elsewhere.id)
+    other.processor.delete_collection(elsewhere.id)
+    other.processor.stop(PATIENCE_S)
+    other.database.close()
+    assert other.files() == kept
+    assert "num_files=2" in caplog.text
+
+
+def test_file_that_was_replaced_before_it_was_read_goes(world):
+    world.add("first")
+    world.add("second")
+    world.processor.start()
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.ingest()
+    assert len(world.files()) == 1
+
+
+def test_file_of_a_document_deleted_just_before_a_kill_goes_at_the_start(world):
+    document = world.add("one").document
+    world.documents.delete(document.id)
+    assert len(world.files()) == 1
+    world.processor.start()
+    assert world.files() == []

@@ -31,11 +31,11 @@ class FileStore:
     """`folder/ab/abcd…`: the SHA-256 of the bytes, without a suffix."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def path(self, content_hash: str) -> Path:
         """Where the file with this hash lies, or would."""
-        return self._folder / content_hash[:2] / content_hash
+        return self.folder / content_hash[:2] / content_hash
 
     def keep(self, file: Path, digest: Digest) -> None:
         """Copy a file in, unless its bytes are there; from here on it survives a power cut.
@@ -47,7 +47,7 @@ class FileStore:
             return
         with disk_errors():
             target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=self._folder, prefix="incoming-")
+            descriptor, name = tempfile.mkstemp(dir=self.folder, prefix="incoming-")
         incoming = Path(name)
         try:
             with disk_errors(), os.fdopen(descriptor, "wb") as copy, open_file(file) as source:
@@ -57,7 +57,7 @@ class FileStore:
                 raise Conflict(f"{file.name} changed while it was read: add it again")
             with disk_errors():
                 incoming.replace(target)
-                sync_folders(target.parent, self._folder)
+                sync_folders(target.parent, self.folder)
         finally:
             incoming.unlink(missing_ok=True)
 
@@ -67,11 +67,11 @@ class FileStore:
 
     def hashes(self) -> set[str]:
         """All files that are kept."""
-        return {path.name for path in self._folder.glob("??/*") if HASH.fullmatch(path.name)}
+        return {path.name for path in self.folder.glob("??/*") if HASH.fullmatch(path.name)}
 
     def discard_incoming(self) -> None:
         """Delete copies that a dead process left half-way."""
-        for path in self._folder.glob("incoming-*"):
+        for path in self.folder.glob("incoming-*"):
             path.unlink(missing_ok=True)
 
 

@@ -82,7 +82,9 @@ class DocumentProcessor:
             collection_id, source, path, name, media_type, digest.content_hash, digest.num_bytes
         )
         with self._files_lock:  # nobody may take the file for unused in between
-            self._files.keep(file, digest)
+            if not self._files.path(digest.content_hash).exists():
+                self._documents.announce_file(digest.content_hash)
+                self._files.keep(file, digest)
             result = self._documents.add(incoming)
         if result.outcome != "unchanged":
             self._tell(result.document)
@@ -102,15 +104,12 @@ class DocumentProcessor:
 
     def delete(self, document_id: str) -> None:
         """Remove a document, its chunks, and its file where no other document has the same."""
-        document = self._documents.get(document_id)
-        hashes = {document.content_hash, self._documents.served_hash(document_id)}
         self._documents.delete(document_id)
-        self._clean_up_after([document_id], hashes)
+        self._clean_up_after([document_id])
 
     def delete_collection(self, collection_id: str) -> None:
         """Remove a collection with its documents; Conflict for the default one."""
-        removed_ids = self._documents.delete_collection(collection_id)
-        self._clean_up_after(removed_ids, self._files.hashes())
+        self._clean_up_after(self._documents.delete_collection(collection_id))
 
     def file_path(self, document_id: str) -> Path:
         """The file whose chunks are searched; before the first time, the newest."""
@@ -152,17 +151,16 @@ class DocumentProcessor:
         """
         num_jobs = self._jobs.recover()
         self._files.discard_incoming()
-        self._discard_unused(self._files.hashes())
+        self._discard_unused()
+        self._count_unknown()
         self._tidy()
         num_lost = self._requeue_lost()
         logger.info("ingestion recovered num_jobs=%d num_lost=%d", num_jobs, num_lost)
 
     def _ingest(self, job: Job, advance: Advance) -> None:
         document = self._documents.get(job.document_id)
-        served_hash = self._documents.served_hash(job.document_id)
         self._ingestion.run(job, document, advance)
-        if served_hash != document.content_hash:
-            self._discard_unused({served_hash})
+        self._discard_unused()
 
     def _requeue_lost(self) -> int:
         """Index everything again when the vector store has fewer chunks than SQL."""
@@ -183,17 +181,29 @@ class DocumentProcessor:
             self._documents.requeue(document_id)
         return len(lost)
 
-    def _clean_up_after(self, removed_ids: Sequence[str], hashes: set[str]) -> None:
+    def _clean_up_after(self, removed_ids: Sequence[str]) -> None:
         for document_id in removed_ids:
             self._tell(document_id)
-        self._discard_unused(hashes)
+        self._discard_unused()
         self._tidy()
 
-    def _discard_unused(self, hashes: set[str]) -> None:
-        """Delete those files that no document refers to."""
+    def _discard_unused(self) -> None:
+        """Delete files that were noted as ours and that no document refers to any more."""
         with self._files_lock:
-            for content_hash in hashes - self._documents.used_hashes():
+            unused = self._documents.unused_files()
+            for content_hash in unused:
                 self._files.discard(content_hash)
+            if unused:
+                self._documents.forget_files(unused)
+
+    def _count_unknown(self) -> None:
+        """Tell of files that the database never knew; they may be another one's and stay."""
+        num_unknown = len(self._files.hashes() - self._documents.used_hashes())
+        if num_unknown:
+            logger.warning(
+                "files without a document are left alone num_files=%d folder=%s",
+                *(num_unknown, self._files.folder),
+            )
 
     def _tidy(self) -> None:
         """Delete vectors that belong to no chunk any more; later when the store is down."""
