@@ -3,7 +3,7 @@
 import pytest
 
 from app.config import Settings
-from app.errors import Conflict, GeneratorUnavailable
+from app.errors import Conflict, GeneratorUnavailable, InvalidInput, Unavailable
 from app.rag.llm.discovery import ModelChoice
 from app.wiring import build_services, loading
 from tests.fakes import FakeEmbedder, FakeGenerator, FakeRetriever
@@ -69,6 +69,38 @@ def test_quotes_go_on_where_fetching_fails_and_say_why(settings, services, monke
 def test_second_process_on_a_data_folder_is_refused(settings, services):
     with pytest.raises(Conflict, match="works on"):
         build_services(settings)
+
+
+def test_second_process_with_another_database_is_refused_and_does_no_harm(
+    settings, services, tmp_path
+):
+    upload = services.upload_dir / "half"
+    upload.write_bytes(b"an upload in flight")
+    other = settings.model_copy(update={"database_url": f"sqlite:///{tmp_path}/other/folio.db"})
+    with pytest.raises(Conflict, match=rf"works on {settings.data_dir} already: stop it"):
+        build_services(other)
+    assert upload.exists()
+    assert not (tmp_path / "other").exists()
+
+
+def test_data_folder_of_another_database_is_refused_until_its_id_is_deleted(settings, tmp_path):
+    build_services(settings).close(1)
+    other = settings.model_copy(update={"database_url": f"sqlite:///{tmp_path}/other/folio.db"})
+    with pytest.raises(InvalidInput, match="belongs to another database") as refusal:
+        build_services(other)
+    assert "FOLIO_DATABASE_URL" in str(refusal.value)
+    build_services(settings).close(1)
+    (settings.data_dir / "installation-id").unlink()
+    build_services(other).close(1)
+
+
+def test_refused_start_lets_go_of_the_folder(settings):
+    wrong = settings.model_copy(
+        update={"database_url": "postgresql://nobody@/nothing?host=/nowhere"}
+    )
+    with pytest.raises(Unavailable):
+        build_services(wrong)
+    build_services(settings).close(1)
 
 
 def test_leftovers_of_broken_uploads_are_gone_after_a_start(settings):

@@ -5,7 +5,9 @@ services' start-up thread, and is imported only there because torch takes second
 """
 
 import logging
+import os
 import shutil
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from app.db.chats import ChatRepository
 from app.db.chunks import ChunkRepository
 from app.db.collections import CollectionRepository
 from app.db.documents import DocumentRepository
+from app.db.installation import join, own_folder
 from app.db.session import Database
 from app.errors import FolioError
 from app.manual import sample_questions
@@ -27,14 +30,23 @@ BYTES_PER_MB = 1_000_000
 def build_services(settings: Settings) -> Services:
     """Open the records now; `Services.start` loads the rest.
 
-    Raises Conflict where another process works on the data folder.
+    Raises Conflict where another process works on the data folder, before anything is touched.
     """
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    records = open_records(settings)
+    with ExitStack() as closing:
+        closing.callback(os.close, own_folder(settings.data_dir.absolute()))
+        records = open_records(settings)
+        closing.callback(records.database.close)
+        services = make_services(settings, records)
+        services.closing = closing.pop_all()
+    return services
+
+
+def make_services(settings: Settings, records: Records) -> Services:
+    """The services, with what an earlier process left undone put right."""
     num_interrupted = records.chats.fail_interrupted()
     if num_interrupted:
         logger.warning("answers interrupted by the last stop num_messages=%d", num_interrupted)
-    services = Services(
+    return Services(
         records=records,
         limits=Limits(
             max_upload_bytes=settings.max_upload_mb * BYTES_PER_MB,
@@ -50,8 +62,6 @@ def build_services(settings: Settings) -> Services:
         ),
         upload_dir=_empty_folder(settings.data_dir / "uploads"),
     )
-    services.closing.callback(records.database.close)
-    return services
 
 
 def open_records(settings: Settings) -> Records:
@@ -61,6 +71,7 @@ def open_records(settings: Settings) -> Records:
     try:
         database.own()
         database.migrate()
+        join(database, settings.data_dir.absolute())
     except FolioError:
         database.close()
         raise
