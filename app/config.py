@@ -35,6 +35,11 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         None, description="When set, every call under /api and /v1 needs this bearer token."
     )
+    allowed_hosts: str = Field(
+        "",
+        description="Names under which browsers reach Folio without a key, separated by commas, "
+        "such as docs.example.com. Addresses, localhost and names without a dot always do.",
+    )
     frontend_dir: Path = Field(
         Path("frontend/dist"), description="The built frontend; served at / when it is there."
     )

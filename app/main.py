@@ -42,6 +42,8 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     app = create_routes()
     app.state.services = services or build_services(settings)
     app.state.api_key = settings.api_key.get_secret_value() if settings.api_key else None
+    names = (name.strip().lower() for name in settings.allowed_hosts.split(","))
+    app.state.allowed_hosts = frozenset(name for name in names if name)
     mount_frontend(app, settings.frontend_dir)
     app.add_middleware(
         BodyLimit, max_bytes=MAX_BODY_BYTES, unlimited_path=document_routes.router.prefix
@@ -58,6 +60,7 @@ def create_routes() -> FastAPI:
         version=__version__,
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
+        openapi_url="/api/openapi.json",
         lifespan=_lifespan,
         generate_unique_id_function=lambda route: route.name,
     )

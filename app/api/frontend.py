@@ -26,7 +26,7 @@ NOT_BUILT = """<!doctype html>
 <h1>Folio is running, its pages are not built</h1>
 <p>Run <code>./scripts/build-frontend</code> in the project folder, then restart and reload.
 The API works already: <a href="api/status">/api/status</a>,
-<a href="openapi.json">/openapi.json</a>, and <code>/v1</code> for OpenAI clients.</p>
+<a href="api/openapi.json">/api/openapi.json</a>, and <code>/v1</code> for OpenAI clients.</p>
 <h1 lang="zh">Folio 已在运行，但页面尚未构建</h1>
 <p lang="zh">请在项目目录中运行 <code>./scripts/build-frontend</code>，重新启动后刷新本页。
 API 已可使用。</p>

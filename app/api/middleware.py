@@ -13,6 +13,7 @@ from app.metrics import http_latency, http_requests
 
 logger = logging.getLogger(__name__)
 UNMATCHED = "unmatched"  # one label for all paths without a route: scanners must not grow it
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 EVENT_STREAM = "text/event-stream"
 
 
@@ -42,7 +43,8 @@ class HttpMetrics:
         finally:
             route = getattr(scope.get("route"), "path", UNMATCHED)
             seconds = seconds_to_stream or time.perf_counter() - started_at
-            http_requests.labels(scope["method"], route, status).inc()
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            http_requests.labels(method, route, status).inc()
             http_latency.labels(route).observe(seconds)
             logger.debug(
                 "request method=%s path=%s status=%d seconds=%.3f",

@@ -1,6 +1,8 @@
 """What holds for every route: errors, keys, limits, headers, probes, metrics, frontend."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,31 @@ def test_ready_is_503_while_a_dependency_fails(client, services, monkeypatch):
         "is_ok": False,
         "detail": "Milvus at http://milvus:19530 does not answer",
     }
+
+
+def test_checks_are_shared_between_requests_for_a_while(client, services, monkeypatch):
+    num_asked = 0
+
+    def check():
+        nonlocal num_asked
+        num_asked += 1
+        time.sleep(0.05)
+        return "slow store"
+
+    monkeypatch.setattr(services.store, "check", check)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(services.checks) for _ in range(4)]
+    assert len({id(future.result()) for future in asked}) == 1
+    assert client.get("/ready").status_code == 200
+    assert num_asked == 1
+    services.report("ready", "the model has changed")
+    assert client.get("/api/status").json()["checks"]
+    assert num_asked == 2
+    monkeypatch.setattr("app.services.CHECKS_HOLD_S", -1)
+    services.report("ready", "again")
+    for _ in range(2):
+        client.get("/ready")
+    assert num_asked == 4
 
 
 def test_remote_generator_is_asked_now_and_then_whether_it_answers(client, services):
@@ -233,3 +260,63 @@ def test_page_without_a_frontend_says_how_to_build_it(client):
     page = client.get("/")
     assert page.status_code == 200
     assert "./scripts/build-frontend" in page.text
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site"},
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"host": "192.168.1.5:8000", "origin": "http://192.168.1.5"},
+    ],
+)
+def test_changes_that_another_site_asks_for_are_refused(client, headers):
+    refused = client.post("/api/search", json={"query": "leave"}, headers=headers)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"sec-fetch-site": "same-origin", "origin": "https://outer.example"},
+        {"host": "192.168.1.5:8000", "origin": "http://192.168.1.5:8000"},
+        {"host": "folio:8000", "origin": "http://proxy", "x-forwarded-host": "proxy"},
+    ],
+)
+def test_changes_that_our_own_pages_ask_for_are_made(client, headers):
+    assert client.post("/api/search", json={"query": "leave"}, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8000", 200),
+        ("[::1]:8000", 200),
+        ("LOCALHOST:8000", 200),
+        ("folio.localhost", 200),
+        ("nas:8000", 200),
+        ("evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+    ],
+)
+def test_without_a_key_a_name_that_another_site_may_own_is_refused(client, host, status):
+    assert client.get("/api/collections", headers={"host": host}).status_code == status
+
+
+def test_an_allowed_name_is_let_in(settings, services):
+    named = settings.model_copy(update={"allowed_hosts": " Docs.example.com, other.example"})
+    with TestClient(create_app(named, services), base_url="http://docs.example.com") as client:
+        assert client.get("/api/collections").status_code == 200
+
+
+def test_the_openapi_document_is_served_beside_the_api(client):
+    assert client.get("/api/openapi.json").json() == json.loads(SNAPSHOT.read_text())
+
+
+def test_unknown_methods_share_one_label(client):
+    client.request("XQZ7", "/api/status")
+    metrics = client.get("/metrics").text
+    assert 'method="other"' in metrics
+    assert "XQZ7" not in metrics
