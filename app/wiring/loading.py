@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 CHUNKER_VERSION = 1  # of the cutting and of the lexical terms: another one makes another index
 STORE_RETRY_S = 2.0
 STOP_WORKERS_S = 5.0
+STEP_TIMEOUT_S = 900.0  # the parser has a limit of its own, which must strike first
 MANUAL_TIMEOUT_S = 120.0
 MANUAL_REPORT_S = 5.0
 BYTES_PER_MB = 1_000_000
@@ -123,7 +124,10 @@ def make_processor(settings: Settings, services: Services, parser: Parser) -> Do
         media_type_of=media_type_of,
         readable_suffixes=sorted(SUPPORTED_SUFFIXES),
         max_file_bytes=settings.max_upload_mb * BYTES_PER_MB,
-        workers=WorkerConfig(num_workers=settings.ingest_workers),
+        workers=WorkerConfig(
+            num_workers=settings.ingest_workers,
+            step_timeout_s=max(STEP_TIMEOUT_S, 2 * settings.parse_timeout_s),
+        ),
     )
     jobs = JobRepository(records.database)
     return DocumentProcessor(
@@ -161,18 +165,17 @@ def fetch_generator(settings: Settings, services: Services, choice: ModelChoice)
     def tell(progress: str) -> None:
         services.generator = quoting(services, progress)
 
+    generator: Generator
     try:
         generator = resolve_generator(
             choice, terms=terms, embedder=services.embedder, on_progress=tell
         )
     except GeneratorUnavailable as error:
         logger.error("language model not loaded model=%s reason=%s", choice.model, error)
-        tell(str(error))
-        return
+        generator = quoting(services, str(error))
     except Exception as error:  # a border: the thread ends, the quotes go on
         logger.exception("language model not loaded model=%s", choice.model)
-        tell(f"{type(error).__name__}: {error}")
-        return
+        generator = quoting(services, f"{type(error).__name__}: {error}")
     speak(settings, services, generator)
     logger.info("generator chosen kind=%s model=%s", generator.info.kind, generator.info.model)
 
