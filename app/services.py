@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 Phase = Literal["starting", "ready", "failed"]
 Part = TypeVar("Part")
 ASK_GENERATOR_EACH_S = 15.0
+CHECKS_HOLD_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,8 @@ class Services:
     _loader: threading.Thread | None = None
     _ask_generator_at: float = 0.0
     _generator_error: FolioError | None = None
+    _checking: threading.Lock = field(default_factory=threading.Lock)
+    _checked: tuple[Progress | None, float, list[Check]] = (None, 0.0, [])
 
     def start(self) -> None:
         """Begin to load the heavy parts in the background; `is_settled` is set at the end."""
@@ -135,7 +138,18 @@ class Services:
             self.records.collections.get(collection_id)
 
     def checks(self) -> list[Check]:
-        """Ask each dependency whether it works. Blocks."""
+        """Ask each dependency whether it works; the answers hold `CHECKS_HOLD_S`. Blocks.
+
+        Requests at the same time share one asking; a step of the start ends what holds.
+        """
+        with self._checking:
+            progress, until, checks = self._checked
+            if progress is not self.progress or time.monotonic() > until:
+                progress, checks = self.progress, self._ask_all()
+                self._checked = progress, time.monotonic() + CHECKS_HOLD_S, checks
+            return checks
+
+    def _ask_all(self) -> list[Check]:
         return [
             _check("database", self.records.database.check),
             _check("embedder", lambda: self.require(self.embedder).name),

@@ -9,10 +9,11 @@ upserts, since insert duplicates on a server.
 import json
 import logging
 import re
-import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 from grpc import RpcError
@@ -39,6 +40,8 @@ FIRST_VERSION_WITH_SPARSE = (2, 4)
 SEARCH_CONSISTENCY, COUNT_CONSISTENCY = "Session", "Strong"
 # Milvus refuses an empty sparse vector. Term ids have 31 bits, so nobody asks for this one.
 NO_TERMS = {2**31: 1.0}
+# Probes ask every few seconds and give up themselves after some.
+CHECK_TIMEOUT_S = 3.0
 HNSW = {"M": 16, "efConstruction": 200}
 Answer = TypeVar("Answer")
 Item = TypeVar("Item")
@@ -72,7 +75,8 @@ class MilvusStore:
         self._timeout_s = timeout_s
         self._client: MilvusClient | None = None
         self._version = ""
-        self._warm_up: threading.Thread | None = None
+        self._warm_up: Thread | None = None
+        self._asking: Future[None] | None = None
 
     def open(self) -> None:
         """Connect, and make and load the collection where it is missing.
@@ -90,7 +94,7 @@ class MilvusStore:
             )
         self._call("prepare", self._prepare)
         if self.is_embedded:
-            self._warm_up = threading.Thread(target=self._read_all, name="index-warm-up")
+            self._warm_up = Thread(target=self._read_all, name="index-warm-up")
             self._warm_up.start()
         logger.info(
             "index opened uri=%s version=%s collection=%s",
@@ -159,11 +163,39 @@ class MilvusStore:
         return int(rows[0]["count(*)"])
 
     def check(self) -> str:
-        """Ask a real query; returns the server and its version."""
-        num_chunks = self.count()
+        """Ask a real query, for `CHECK_TIMEOUT_S` at most; returns the server and its version.
+
+        pymilvus reconnects within a call, whatever the call's limit: so a thread asks.
+        """
+        client = self._open_client()
+        if self._asking is None or self._asking.done():
+            self._asking = Future()
+            Thread(target=self._ask, args=(client, self._asking), name="check", daemon=True).start()
+        try:
+            self._asking.result(CHECK_TIMEOUT_S)
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"the index at {self.uri} did not answer within {CHECK_TIMEOUT_S:g} s"
+            ) from None
         name = "Milvus Lite" if self.is_embedded else "Milvus"
         lack = "" if self.has_sparse else ", no sparse vectors: lexical search is off"
-        return f"{name} {self._version.removeprefix('milvus_lite-')}, {num_chunks} chunks{lack}"
+        return f"{name} {self._version.removeprefix('milvus_lite-')}{lack}"
+
+    def _ask(self, client: MilvusClient, asking: "Future[None]") -> None:
+        try:
+            self._call(
+                "check",
+                client.query,
+                ALIAS,
+                filter=is_one_of("chunk_id", [""]),
+                output_fields=["chunk_id"],
+                limit=1,
+                consistency_level=SEARCH_CONSISTENCY,
+            )
+        except Exception as error:  # noqa: BLE001 - raised where the result is read
+            asking.set_exception(error)
+        else:
+            asking.set_result(None)
 
     def _connect(self) -> MilvusClient:
         if self.is_embedded:

@@ -4,11 +4,14 @@ The server is opt-in: `FOLIO_TEST_MILVUS_URI=http://127.0.0.1:19530 pytest -m mi
 """
 
 import os
+import re
+import socket
 import time
 import uuid
 
 import numpy as np
 import pytest
+from milvus_lite.server_manager import server_manager_instance
 
 from app.errors import StoreUnavailable
 from app.rag.protocols import ChunkVectors
@@ -185,7 +188,22 @@ def test_a_deleted_chunk_can_come_back(store):
 
 def test_check_says_what_answered(store):
     store.upsert([chunk("a")])
-    assert "1 chunks" in store.check()
+    assert re.match(r"(fake store|Milvus( Lite)? v?\d)", store.check())
+
+
+def test_check_of_a_store_that_does_not_answer_gives_up_soon(tmp_path, monkeypatch):
+    monkeypatch.setattr("app.rag.store.CHECK_TIMEOUT_S", 0.3)
+    store = MilvusStore(str(tmp_path / "index.db"), None, "m", DIMENSION, timeout_s=4)
+    store.open()
+    port = int(server_manager_instance.start_and_get_uri(store.uri).rpartition(":")[2])
+    server_manager_instance.release_server(store.uri)
+    with socket.create_server(("127.0.0.1", port)):
+        started_at = time.monotonic()
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match=r"did not answer within 0\.3 s"):
+                store.check()
+        assert time.monotonic() - started_at < 2
+    store.close()
 
 
 def test_lite_keeps_everything_over_a_restart(tmp_path):
