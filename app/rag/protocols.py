@@ -1,6 +1,6 @@
 """The verbs of the RAG side: what each stage needs of the next. Imports only the domain."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +72,21 @@ class StaleVectors:
 class Parser(Protocol):
     """Reads a file into text and structure."""
 
-    def parse(self, path: Path, name: str, media_type: str) -> ParsedDocument:
-        """Raise UnsupportedFormat, ParseFailed or ParseLimitExceeded with reason and way out."""
+    def parse(
+        self,
+        path: Path,
+        name: str,
+        media_type: str,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> ParsedDocument:
+        """Raise UnsupportedFormat, ParseFailed or ParseLimitExceeded with reason and way out.
+
+        `on_progress` is told the share that was read (0–1); what it raises ends the call.
+        """
+        ...
+
+    def interrupt(self, thread_id: int) -> None:
+        """End the call that a thread is in, if it is in one."""
         ...
 
     def close(self) -> None:

@@ -34,6 +34,7 @@ from app.rag.document_processor import (
     ProcessorConfig,
     Stages,
     WorkerConfig,
+    ingestion,
 )
 from tests.fakes import FakeEmbedder, FakeVectorStore, sparse_of
 
@@ -49,16 +50,25 @@ class LineParser:
         self.gate.set()
         self.has_begun = threading.Event()
         self.names = []
+        self.pages_s = []
+        self.interrupted = []
 
-    def parse(self, path, name, media_type):
+    def parse(self, path, name, media_type, on_progress=None):
         self.names.append(name)
+        self.thread_id = threading.get_ident()
         self.has_begun.set()
         assert self.gate.wait(PATIENCE_S)
+        for number, seconds in enumerate(self.pages_s, start=1):
+            time.sleep(seconds)
+            on_progress(number / len(self.pages_s))
         if self.failures:
             raise self.failures.pop(0)
         text = path.read_text(errors="surrogateescape")
         block = Block(BlockKind.PARAGRAPH, 0, len(text))
         return ParsedDocument(text, text.split("\n")[0], (block,))
+
+    def interrupt(self, thread_id):
+        self.interrupted.append(thread_id)
 
     def close(self):
         """A real one interrupts its call; this one can be used again."""
@@ -474,17 +484,46 @@ def test_stop_does_not_wait_for_a_long_step(world):
     assert world.found(document.id) == ["one"]
 
 
-def test_stuck_thread_is_replaced_and_its_job_taken_over(world):
+def test_stuck_thread_is_replaced_and_its_document_fails_with_the_reason(world):
     world.processor = world.new_processor(lease_s=0.3, step_timeout_s=0.2)
     world.parser.gate.clear()
     world.processor.start()
     document = world.add("one").document
     world.parser.has_begun.wait(PATIENCE_S)
-    world.parser.has_begun.clear()
-    assert world.parser.has_begun.wait(PATIENCE_S)  # a second thread reads it
+    stuck = world.parser.thread_id
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    error = world.documents.get(document.id).error
+    assert error.startswith("parsing got no further within 0 s and was given up")
+    wait_until(lambda: world.parser.interrupted == [stuck])
     world.parser.gate.set()
+    other = world.add("two", "b.txt").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.documents.get(other.id).status == DocumentStatus.READY
+    assert world.documents.get(document.id).error == error
+    assert world.parser.names == ["a.txt", "b.txt"]
+
+
+def test_parse_that_reports_pages_may_take_longer_than_a_step(world, monkeypatch):
+    monkeypatch.setattr(ingestion, "PARSE_REPORT_S", 0.05)
+    world.parser.pages_s = [0.1] * 15
+    world.processor = world.new_processor(lease_s=0.4, step_timeout_s=0.6)
+    shares = []
+    world.processor.subscribe(lambda d: shares.append(d.progress) if d.stage == "parsing" else None)
+    world.processor.start()
+    document = world.add("one").document
     assert world.processor.wait_until_idle(PATIENCE_S)
     assert world.documents.get(document.id).status == DocumentStatus.READY
+    assert world.parser.names == ["a.txt"]
+    assert shares == sorted(shares)
+    assert len(set(shares)) > 10
+    assert max(shares) <= ingestion.BEGIN[JobStage.CHUNKING]
+
+
+def wait_until(is_true):
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_long_step_keeps_its_lease(world):

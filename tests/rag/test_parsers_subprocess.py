@@ -10,10 +10,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageDraw
 
 from app.domain import Box
 from app.errors import ParseFailed, ParseLimitExceeded, UnsupportedFormat
-from app.rag.parsers import SubprocessParser, parse_file
+from app.rag.parsers import SubprocessParser, ocr, parse_file
 from app.rag.parsers.worker import _refuse_network
 from tests.rag.files import show, write_pdf
 
@@ -126,6 +127,50 @@ def test_a_process_that_dies_while_reading_fails_that_file_alone(parser, slow, n
     killer.join(TIMEOUT_S)
 
     assert parser.parse(note, note.name, "").title == "标题"
+
+
+def test_interrupting_a_thread_ends_its_process_alone(parser, slow, note):
+    parser.parse(note, note.name, "")
+    caller = threading.get_ident()
+    timer = threading.Timer(0.3, parser.interrupt, [caller])
+    timer.start()
+    with pytest.raises(ParseFailed, match="SIGKILL"):
+        parser.parse(slow, slow.name, "")
+    timer.join(TIMEOUT_S)
+
+    parser.interrupt(caller)  # in no call: nothing happens
+    assert parser.parse(note, note.name, "").title == "标题"
+
+
+@pytest.fixture
+def scan(tmp_path):
+    if not ocr.is_available():
+        pytest.skip("the OCR libraries are not installed")
+    pages = [Image.new("RGB", (300, 80), "white") for _ in range(3)]
+    for page in pages:
+        ImageDraw.Draw(page).text((20, 20), "Holidays", fill="black", font_size=32)
+    path = tmp_path / "scan.tiff"
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    return path
+
+
+def test_pages_that_take_ocr_are_told_as_they_are_read(parser, scan):
+    shares = []
+    document = parser.parse(scan, scan.name, "image/tiff", shares.append)
+
+    assert document.text.count("Holidays") == 3
+    assert shares == [1 / 3, 2 / 3, 1.0]
+
+
+def test_progress_that_raises_ends_the_call_and_its_process(parser, scan):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        parser.parse(scan, scan.name, "image/tiff", stop)
+
+    assert not parser._busy
+    assert not parser._idle
 
 
 def test_closing_ends_a_call_in_flight_and_every_process(slow):

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 # Where each stage begins on the way from 0 to 1; embedding takes most of the time.
 BEGIN = {JobStage.PARSING: 0.0, JobStage.CHUNKING: 0.1, JobStage.EMBEDDING: 0.15}
 STORING_BEGINS = 0.9
+PARSE_REPORT_S = 1.0  # a page may take milliseconds, a report is a transaction
 EMBED_BATCH = 32
 STORE_BATCH = 500
 # No SQL database takes them all: Postgres refuses NUL, UTF-8 has no lone surrogates.
@@ -81,7 +82,7 @@ class Ingestion:
         ends the work.
         """
         with timed(JobStage.PARSING):
-            parsed = self._parse(document)
+            parsed = self._parse(document, advance)
         advance(JobStage.CHUNKING, BEGIN[JobStage.CHUNKING])
         with timed(JobStage.CHUNKING):
             chunks = self._chunk(document, parsed)
@@ -92,13 +93,21 @@ class Ingestion:
         with timed(JobStage.STORING):
             self._store(job, parsed, vectors, chunks, advance)
 
-    def _parse(self, document: Document) -> ParsedDocument:
+    def _parse(self, document: Document, advance: Advance) -> ParsedDocument:
         path = self._files.path(document.content_hash)
         if not path.exists():
             raise ParseFailed(
                 f"the file of “{document.name}” is gone from the data folder: add it again"
             )
-        parsed = self._stages.parser.parse(path, document.name, document.media_type)
+        told_at = time.monotonic()
+
+        def on_progress(share: float) -> None:
+            nonlocal told_at
+            if time.monotonic() - told_at >= PARSE_REPORT_S:
+                advance(JobStage.PARSING, share * BEGIN[JobStage.CHUNKING])
+                told_at = time.monotonic()
+
+        parsed = self._stages.parser.parse(path, document.name, document.media_type, on_progress)
         return storable(parsed)
 
     def _chunk(self, document: Document, parsed: ParsedDocument) -> list[Chunk]:

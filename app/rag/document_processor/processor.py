@@ -54,7 +54,12 @@ class DocumentProcessor:
         self._config = config
         self._ingestion = Ingestion(stages, records.chunks, files)
         self._workers = Workers(
-            records.jobs, config.workers, self._ingest, self._announce, self._tidy
+            records.jobs,
+            config.workers,
+            self._ingest,
+            self._announce,
+            self._tidy,
+            stages.parser.interrupt,
         )
         self._files_lock = threading.Lock()
         self._sweep_lock = threading.Lock()

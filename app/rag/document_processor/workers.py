@@ -25,8 +25,9 @@ IDLE_CHECK_S = 0.1
 class WorkerConfig:
     """How many threads, and how patient they are.
 
-    A thread that makes no step within `step_timeout_s` is given up: its lease runs out and another
-    takes the job. `poll_s` is how soon the jobs of other processes and due retries are seen.
+    A thread that makes no step within `step_timeout_s` is given up and its job fails, so that must
+    be longer than the parser's own limit on a step. `poll_s` is how soon the jobs of other
+    processes and due retries are seen.
     """
 
     num_workers: int = 1
@@ -49,10 +50,14 @@ class Work:
 
     job: Job
     deadline: float
+    stage: JobStage = JobStage.PARSING
 
 
 class Workers:
-    """`ingest` does a job, `announce` tells of a document's change, `tidy` runs between jobs."""
+    """`ingest` does a job, `announce` tells of a document's change, `tidy` runs between jobs.
+
+    `interrupt` ends what a stuck thread, given by its id, waits for, where that can be ended.
+    """
 
     def __init__(
         self,
@@ -61,12 +66,14 @@ class Workers:
         ingest: Callable[[Job, Advance], None],
         announce: Callable[[str], None],
         tidy: Callable[[], None],
+        interrupt: Callable[[int], None],
     ) -> None:
         self._jobs = jobs
         self._config = config
         self._ingest = ingest
         self._announce = announce
         self._tidy = tidy
+        self._interrupt = interrupt
         self._lock = threading.Lock()  # guards the next two
         self._threads: list[threading.Thread] = []
         self._working: dict[threading.Thread, Work] = {}
@@ -216,7 +223,7 @@ class Workers:
         with self._lock:
             work = self._working.get(threading.current_thread())
             if work is not None:
-                work.deadline = self._next_deadline()
+                work.deadline, work.stage = self._next_deadline(), stage
         self._announce(job.document_id)
 
     def _next_deadline(self) -> float:
@@ -229,18 +236,29 @@ class Workers:
                 working = list(self._working.items())
             for thread, work in working:
                 if time.monotonic() > work.deadline:
-                    self._give_up(thread, work.job)
+                    self._give_up(thread, work)
                 else:
                     self._let_go(work.job, self._renew)
 
     def _renew(self, job: Job) -> None:
         self._jobs.heartbeat(job, self._config.lease_s)
 
-    def _give_up(self, thread: threading.Thread, job: Job) -> None:
-        """Leave a stuck thread to itself: its lease runs out, a new thread takes its place."""
-        logger.error("ingestion thread is stuck and replaced job_id=%s", job.id)
+    def _give_up(self, thread: threading.Thread, work: Work) -> None:
+        """Fail the job of a stuck thread, and let a new thread take its place.
+
+        What the old one still does is void: it holds no lease any more.
+        """
+        logger.error("ingestion thread is stuck and replaced job_id=%s", work.job.id)
+        reason = (
+            f"{work.stage} got no further within {self._config.step_timeout_s:.0f} s and was given"
+            " up: retry, or split the file"
+        )
+        self._let_go(work.job, partial(self._fail, reason))
         with self._lock:
             self._working.pop(thread, None)
             if thread in self._threads:
                 self._threads.remove(thread)
+        if thread.ident is not None:
+            self._interrupt(thread.ident)
+        self._announce(work.job.document_id)
         self._start_thread(self._work, "ingest-worker")

@@ -35,7 +35,7 @@ def parse(path: Path, name: str, report: Report = ignore_progress) -> ParsedDocu
                 if page > num_pages:
                     break
                 _add_frame(builder, frame, page)
-                report(f"page {page} of {num_pages}")
+                report(page, num_pages)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise ParseFailed(f"“{name}” is not a picture that can be read: {error}") from error
     if builder.is_empty:

@@ -85,7 +85,7 @@ def _read_pages(pdf: pdfium.PdfDocument, report: Report) -> tuple[list[PageText]
         text = read_page(page, number)
         if _is_picture(page, text):
             text = _read_scan(page, number, text)
-            report(f"page {number} of {len(pdf)}")
+            report(number, len(pdf))
         pages.append(text)
         page.close()
     return pages, num_broken

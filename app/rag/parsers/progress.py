@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-Report = Callable[[str], None]  # takes where it is, as "page 3 of 40"
+Report = Callable[[int, int], None]  # takes the page that was read, and how many there are
 
 
-def ignore_progress(_: str) -> None:
+def ignore_progress(_page: int, _num_pages: int) -> None:
     """The report of those who do not ask for one."""

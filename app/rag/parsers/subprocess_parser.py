@@ -13,13 +13,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 import app
 from app.domain import ParsedDocument
 from app.errors import ParseFailed, ParseLimitExceeded, UnsupportedFormat
-from app.rag.parsers.wire import LENGTH, document_from_reply, pack
+from app.rag.parsers.wire import LENGTH, Progress, document_from_reply, pack
 
 logger = logging.getLogger(__name__)
 
@@ -45,26 +46,38 @@ class SubprocessParser:
         self._memory_mb = memory_mb
         self._lock = threading.Lock()
         self._idle: list[_Process] = []
-        self._busy: set[_Process] = set()
+        self._busy: dict[_Process, int] = {}  # the thread that waits for each
         self._is_closed = False
 
-    def parse(self, path: Path, name: str, media_type: str) -> ParsedDocument:
-        """Raise UnsupportedFormat, ParseFailed or ParseLimitExceeded with reason and way out."""
+    def parse(
+        self,
+        path: Path,
+        name: str,
+        media_type: str,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> ParsedDocument:
+        """Raise UnsupportedFormat, ParseFailed or ParseLimitExceeded with reason and way out.
+
+        `on_progress` is told the share of the pages (0–1) after each that took long; what it
+        raises ends the process and the call.
+        """
         request = pack({"path": str(path.resolve()), "name": name, "media_type": media_type})
         try:
-            return self._parse(request, name)
+            return self._parse(request, name, on_progress)
         except _DiedIdle:
             logger.info("parser process was gone, starting another")
         try:
-            return self._parse(request, name)
+            return self._parse(request, name, on_progress)
         except _DiedIdle as error:
             raise ParseFailed(f"“{name}”: the parser process does not start ({error})") from error
 
-    def _parse(self, request: bytes, name: str) -> ParsedDocument:
+    def _parse(
+        self, request: bytes, name: str, on_progress: Callable[[float], None] | None
+    ) -> ParsedDocument:
         process = self._take()
         is_reusable = False
         try:
-            document, peak_mb = process.call(request, name)
+            document, peak_mb = process.call(request, name, on_progress)
             is_reusable = peak_mb < self._memory_mb // 2
             return document
         except ParseLimitExceeded:
@@ -74,6 +87,13 @@ class SubprocessParser:
             raise
         finally:
             self._give_back(process, is_reusable)
+
+    def interrupt(self, thread_id: int) -> None:
+        """End the process that a thread waits for, if it does: its call fails."""
+        with self._lock:
+            for process, waiting in self._busy.items():
+                if waiting == thread_id:
+                    process.interrupt()
 
     def close(self) -> None:
         """End the processes; a call in flight fails."""
@@ -92,16 +112,16 @@ class SubprocessParser:
             while self._idle:
                 process = self._idle.pop()
                 if process.is_alive:
-                    self._busy.add(process)
+                    self._busy[process] = threading.get_ident()
                     return process
                 process.kill()
             process = _Process(self._timeout_s, self._memory_mb)
-            self._busy.add(process)
+            self._busy[process] = threading.get_ident()
             return process
 
     def _give_back(self, process: "_Process", is_reusable: bool) -> None:
         with self._lock:
-            self._busy.discard(process)
+            self._busy.pop(process, None)
             if is_reusable and process.is_alive and not self._is_closed:
                 self._idle.append(process)
                 return
@@ -134,7 +154,9 @@ class _Process:
     def is_alive(self) -> bool:
         return self._popen.poll() is None
 
-    def call(self, request: bytes, name: str) -> tuple[ParsedDocument, int]:
+    def call(
+        self, request: bytes, name: str, on_progress: Callable[[float], None] | None
+    ) -> tuple[ParsedDocument, int]:
         """Send a request (smaller than a pipe's buffer); return the document and peak memory.
 
         The time limit starts again when the process reports progress, MAX_EXTENSIONS times.
@@ -158,10 +180,14 @@ class _Process:
                     f"reading “{name}” took longer than {time.monotonic() - start:.0f} s"
                     f"{where and f' (after {where})'}: raise parse_timeout_s or split it"
                 ) from None
-            if not isinstance(reply, str):
+            if not isinstance(reply, Progress):
                 return reply
             has_begun = True
-            deadline, where = min(time.monotonic() + self._timeout_s, latest), reply
+            deadline = min(time.monotonic() + self._timeout_s, latest)
+            if reply.page:
+                where = f"page {reply.page} of {reply.num_pages}"
+                if on_progress:
+                    on_progress(reply.page / reply.num_pages)
 
     def _read_reply(self, deadline: float, name: str) -> bytes:
         (length,) = LENGTH.unpack(self._read(LENGTH.size, deadline))

@@ -6,6 +6,7 @@ JSON and not pickle: a file that takes over the parser must not be able to take 
 import json
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from app.domain import Block, BlockKind, Box, ParsedDocument
 from app.errors import ParseFailed, ParseLimitExceeded, TooLarge, UnsupportedFormat
@@ -47,14 +48,22 @@ def document_fields(document: ParsedDocument) -> dict[str, object]:
     }
 
 
-def document_from_reply(reply: bytes) -> tuple[ParsedDocument, int] | str:
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a process is; it has begun, and read no page yet, at page 0."""
+
+    page: int
+    num_pages: int
+
+
+def document_from_reply(reply: bytes) -> tuple[ParsedDocument, int] | Progress:
     """The document in a reply and the process's peak memory in MB; raise the error it holds.
 
-    A reply that only tells how far the process is gives that as a string.
+    A reply may also only tell how far the process is.
     """
     fields = json.loads(reply)
-    if "progress" in fields:
-        return str(fields["progress"])
+    if "page" in fields:
+        return Progress(int(fields["page"]), int(fields["num_pages"]))
     if "error" in fields:
         raise _ERRORS.get(fields["error"], ParseFailed)(fields["message"])
     blocks = tuple(

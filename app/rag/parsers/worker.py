@@ -36,8 +36,11 @@ def main(memory_mb: int, timeout_s: float) -> None:
             replies.write(message)
             replies.flush()
 
-        send(pack({"progress": ""}))
-        send(_answer(json.loads(request), memory_mb, lambda where: send(pack({"progress": where}))))
+        def report(page: int, num_pages: int) -> None:
+            send(pack({"page": page, "num_pages": num_pages}))
+
+        report(0, 0)
+        send(_answer(json.loads(request), memory_mb, report))
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
