@@ -24,7 +24,7 @@ from app.api.schemas import (
     UploadOut,
 )
 from app.api.sse import EventStream, event
-from app.api.uploads import Upload, UploadLimits, read_upload
+from app.api.uploads import Upload, UploadLimits, read_upload, require_space
 from app.domain import Document
 from app.errors import FolioError, InvalidInput
 from app.services import Services
@@ -97,6 +97,9 @@ def list_documents(
 async def upload_documents(request: Request, services: ServicesDep) -> UploadOut:
     """Take files into a knowledge base; each is accepted, unchanged or rejected by itself."""
     services.require(services.processor)
+    length = request.headers.get("content-length", "")
+    num_bytes = int(length) if length.isascii() and length.isdigit() else 0
+    await asyncio.to_thread(require_space, services.upload_dir, num_bytes)
     limits = UploadLimits(services.limits.max_upload_bytes, services.limits.upload_suffixes)
     folder = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=services.upload_dir))
     try:

@@ -4,6 +4,7 @@ A part that is too large or of a type that no parser reads is refused by name an
 others are unharmed. It must not know what becomes of the files.
 """
 
+import shutil
 import unicodedata
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +18,15 @@ from python_multipart.multipart import parse_options_header
 
 from app.errors import FolioError, InvalidInput, TooLarge, Unavailable, UnsupportedFormat
 
-MAX_FILES = 1000
+FILES_FIELD = "files"
+TEXT_FIELDS = ("collection_id", "folder")
+MAX_FILES = 100
 MAX_FIELD_BYTES = 4096
 MAX_NAME_BYTES = 200
 MEGABYTE = 1_000_000
+GIGABYTE = 1_000_000_000
+# what an upload leaves free on the disk, for the index and the database
+MIN_FREE_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,16 @@ async def read_upload(
     finally:
         reader.close()
     return reader.upload
+
+
+def require_space(folder: Path, num_bytes: int) -> None:
+    """Raise Unavailable where an upload of this size would fill the disk of `folder`. Blocks."""
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes + MIN_FREE_BYTES:
+        raise Unavailable(
+            f"the disk is nearly full: {free / GIGABYTE:.1f} GB are free, and this upload needs "
+            f"{(num_bytes + MIN_FREE_BYTES) / GIGABYTE:.1f} GB: delete documents, or free space"
+        )
 
 
 def clean_path(name: str) -> str:
@@ -150,7 +166,13 @@ class _Reader:
         _, options = parse_options_header(self._disposition)
         self._field = _decode(options.get(b"name", b""))
         self._field_data.clear()
-        if b"filename" in options:
+        is_file = b"filename" in options
+        if self._field not in ((FILES_FIELD,) if is_file else TEXT_FIELDS):
+            raise InvalidInput(
+                f"{'a file' if is_file else 'text'} in the field {self._field[:100]!r} is not "
+                f"taken: files come in {FILES_FIELD}, text in {' and '.join(TEXT_FIELDS)}"
+            )
+        if is_file:
             self._begin_file(clean_path(_decode(options[b"filename"])))
 
     def _begin_file(self, path: str) -> None:

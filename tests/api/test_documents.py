@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 
@@ -85,6 +87,44 @@ def test_upload_goes_into_the_named_collection(upload, client):
     upload(("a.md", b"x"), collection_id=collection["id"])
     page = client.get("/api/documents", params={"collection_id": collection["id"]}).json()
     assert page["total"] == 1
+
+
+@pytest.mark.parametrize(
+    ("parts", "named"),
+    [
+        ({"files": {"file": ("a.md", b"x")}}, "'file'"),
+        ({"files": {"files": ("a.md", b"x")}, "data": {"colection_id": "default"}}, "colection_id"),
+        ({"files": {"collection_id": ("a.md", b"x")}}, "collection_id"),
+    ],
+)
+def test_unknown_fields_are_refused_by_name(client, parts, named):
+    reply = client.post("/api/documents", **parts)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (422, "invalid_input")
+    assert named in reply.json()["error"]["message"]
+    assert client.get("/api/documents").json()["total"] == 0
+
+
+def test_files_of_one_upload_are_limited(upload, services):
+    files = [(f"{i}.md", b"x") for i in range(101)]
+    reply = upload(*files)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (413, "too_large")
+    assert "100 files" in reply.json()["error"]["message"]
+    assert list(services.upload_dir.iterdir()) == []
+    assert len(upload(*files[:100]).json()["accepted"]) == 100
+
+
+def test_upload_is_refused_where_it_would_fill_the_disk(upload, monkeypatch):
+    free = 2**30 + 500
+
+    def disk_usage(folder):
+        return SimpleNamespace(free=free)
+
+    monkeypatch.setattr("app.api.uploads.shutil.disk_usage", disk_usage)
+    reply = upload(("a.md", b"x" * 600))
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "unavailable")
+    assert "1.1 GB are free" in reply.json()["error"]["message"]
+    free += 2000
+    assert len(upload(("a.md", b"x" * 600)).json()["accepted"]) == 1
 
 
 @pytest.mark.parametrize(
