@@ -18,6 +18,7 @@ from app.api.schemas import (
     MessageIn,
     MessageOut,
     RunOut,
+    Text,
 )
 
 router = APIRouter(prefix="/api", tags=["chats"])
@@ -26,7 +27,7 @@ router = APIRouter(prefix="/api", tags=["chats"])
 @router.get("/chats")
 def list_chats(
     services: ServicesDep,
-    q: Annotated[str | None, Query(max_length=200, description="Words to find.")] = None,
+    q: Annotated[Text | None, Query(max_length=200, description="Words to find.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> list[ChatOut]:
     """The conversations, the latest first."""

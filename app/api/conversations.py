@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from app.api.runs import Outcome, Runs
 from app.domain import Chat, ChatMessage, Language, Message, Question
+from app.errors import NotFound
 from app.services import Services
 
 MAX_HISTORY_MESSAGES = 20
@@ -65,6 +66,16 @@ def title_of(question: str) -> str:
 def _store_question(
     services: Services, chat: Chat, text: str, run_id: str
 ) -> tuple[ChatMessage, ChatMessage]:
+    _require_collections(services, chat)
     if not chat.title:
         services.records.chats.rename(chat.id, title_of(text))
     return services.records.chats.add_question_and_answer(chat.id, text, run_id)
+
+
+def _require_collections(services: Services, chat: Chat) -> None:
+    try:
+        services.require_collections(chat.collection_ids)
+    except NotFound as error:
+        raise NotFound(
+            f"this chat asks a knowledge base that was deleted ({error}): start a new chat"
+        ) from error

@@ -21,6 +21,7 @@ from app.api.schemas import (
     DocumentTextOut,
     RejectedFile,
     RemovedEvent,
+    Text,
     UploadOut,
 )
 from app.api.sse import EventStream, event
@@ -72,9 +73,9 @@ UPLOAD_BODY = {
 @router.get("")
 def list_documents(
     services: ServicesDep,
-    collection_id: str | None = None,
+    collection_id: Text | None = None,
     status: Literal["ready", "pending", "failed"] | None = None,
-    q: Annotated[str | None, Query(max_length=200, description="Part of a name.")] = None,
+    q: Annotated[Text | None, Query(max_length=200, description="Part of a name.")] = None,
     page: Page = 1,
     page_size: PageSize = 50,
 ) -> DocumentPage:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 from app.api.openai_schemas import ChatCompletionIn, ModelOut
 from app.api.runs import Ask
+from app.api.schemas import MAX_QUESTION_CHARACTERS
 from app.domain import (
     Answer,
     Event,
@@ -95,6 +96,11 @@ def _question_text(wanted: ChatCompletionIn) -> str:
     text = wanted.messages[-1].text.strip()
     if not text:
         raise InvalidInput("the question is empty")
+    if len(text) > MAX_QUESTION_CHARACTERS:
+        raise InvalidInput(
+            f"the question, the last message, has {len(text)} characters, the limit is "
+            f"{MAX_QUESTION_CHARACTERS}"
+        )
     return text
 
 

@@ -4,25 +4,32 @@ Unlike under /api, fields that we do not know are ignored: clients send many. Wh
 the answer's meaning and is not supported is refused.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from app.api.schemas import LanguageCode, SourceOut, WireModel
+from app.api.schemas import CollectionIds, LanguageCode, SourceOut, Text, WireModel
+
+MAX_MESSAGE_CHARACTERS = 200_000
+MAX_PARTS = 1000
 
 
 class TextPart(BaseModel):
     """A part of a message; only text is read."""
 
     type: Literal["text"]
-    text: str
+    text: Annotated[Text, Field(max_length=MAX_MESSAGE_CHARACTERS)]
 
 
 class ChatMessageIn(BaseModel):
     """One turn; the tool and function roles are not supported."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, Field(max_length=200_000)] | list[TextPart] | None = None
+    content: (
+        Annotated[Text, Field(max_length=MAX_MESSAGE_CHARACTERS)]
+        | Annotated[list[TextPart], Field(max_length=MAX_PARTS)]
+        | None
+    ) = None
 
     @property
     def text(self) -> str:
@@ -30,6 +37,13 @@ class ChatMessageIn(BaseModel):
         if isinstance(self.content, list):
             return "\n".join(part.text for part in self.content)
         return self.content or ""
+
+    @model_validator(mode="after")
+    def limit(self) -> Self:
+        """The parts together are as long as one text may be."""
+        if (length := len(self.text)) > MAX_MESSAGE_CHARACTERS:
+            raise ValueError(f"has {length} characters, the limit is {MAX_MESSAGE_CHARACTERS}")
+        return self
 
 
 class StreamOptions(BaseModel):
@@ -41,7 +55,7 @@ class StreamOptions(BaseModel):
 class RagOptions(WireModel):
     """Ours, through `extra_body={"rag": {…}}`: where to look, and the answer's language."""
 
-    collection_ids: Annotated[list[str], Field(default_factory=list)]
+    collection_ids: Annotated[CollectionIds, Field(default_factory=list)]
     language: LanguageCode | None = None
 
 

@@ -20,6 +20,7 @@ from app.api.schemas import (
 )
 from app.api.sse import EventStream, event, last_event_id
 from app.domain import ChatMessage, Cited, Failed, Sources, Stage, TextDelta
+from app.errors import NotFound
 
 router = APIRouter(prefix="/api/runs", tags=["runs"])
 
@@ -32,7 +33,10 @@ async def run_events(
     run_id: str, runs: RunsDep, after: Annotated[int, Depends(last_event_id)]
 ) -> EventStream:
     """Server-sent events of the answer: those after the given id, then the new ones."""
-    return EventStream(_events(runs.get(run_id), after))
+    run = runs.get(run_id)
+    if run.chat_id is None:
+        raise NotFound(f"the run {run_id} is of /v1: its answer goes to the client that asked")
+    return EventStream(_events(run, after))
 
 
 @router.delete("/{run_id}", status_code=NO_CONTENT, response_class=Response)

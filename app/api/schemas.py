@@ -17,12 +17,32 @@ and of the library (`GET /api/documents/events`): `document` DocumentOut at each
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 
 from app.domain import DocumentStatus, JobStage
 
+
+def _without_nul(value: object) -> object:
+    return value.replace("\0", "") if isinstance(value, str) else value
+
+
+def _distinct(values: list[str]) -> list[str]:
+    return list(dict.fromkeys(values))
+
+
 LanguageCode = Literal["en", "zh"]
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+# PostgreSQL stores no NUL, and nobody means one
+Text = Annotated[str, BeforeValidator(_without_nul)]
+Name = Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+CollectionIds = Annotated[list[Text], Field(max_length=100), AfterValidator(_distinct)]
+MAX_QUESTION_CHARACTERS = 20_000
 
 
 class WireModel(BaseModel):
@@ -188,8 +208,8 @@ class SourceOut(WireModel):
 class SearchIn(WireModel):
     """A retrieval without an answer."""
 
-    query: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000)]
-    collection_ids: list[str] = []
+    query: Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000)]
+    collection_ids: CollectionIds = []
     limit: int = Field(default=10, ge=1, le=100)
 
 
@@ -258,8 +278,8 @@ class MessageOut(WireModel):
 class ChatIn(WireModel):
     """A new chat; no collections means all of them."""
 
-    title: str = Field(default="", max_length=200)
-    collection_ids: list[str] = []
+    title: Text = Field(default="", max_length=200)
+    collection_ids: CollectionIds = []
 
 
 class ChatPatch(WireModel):
@@ -287,7 +307,10 @@ class ChatDetail(ChatOut):
 class MessageIn(WireModel):
     """A question. `language` fixes the answer's language; null follows the question."""
 
-    text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=20_000)]
+    text: Annotated[
+        Text,
+        StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_QUESTION_CHARACTERS),
+    ]
     language: LanguageCode | None = None
 
 
@@ -303,7 +326,7 @@ class FeedbackIn(WireModel):
     """1 good, -1 poor, 0 takes it back."""
 
     rating: Literal[-1, 0, 1]
-    comment: str = Field(default="", max_length=2000)
+    comment: Text = Field(default="", max_length=2000)
 
 
 class StageEvent(WireModel):

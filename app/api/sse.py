@@ -1,6 +1,7 @@
 """Server-sent events: ids, a comment line while nothing happens, and headers against buffering."""
 
 import asyncio
+import re
 from asyncio import FIRST_COMPLETED
 from collections.abc import AsyncGenerator
 from typing import Annotated
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 HEARTBEAT_S = 15.0
+EVENT_ID = re.compile(r"[0-9]{1,18}")
 HEARTBEAT = b": still here\n\n"
 
 
@@ -53,7 +55,9 @@ async def last_event_id(
     after: Annotated[int, Query(ge=0, description="Resume after this event id.")] = 0,
 ) -> int:
     """Where the client left off: the header of a reconnecting browser, else `?after=`."""
-    return int(header) if header and header.isdecimal() else after
+    if not header:
+        return after
+    return int(header) if EVENT_ID.fullmatch(header) else 0
 
 
 async def with_heartbeats(

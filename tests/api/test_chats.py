@@ -218,6 +218,44 @@ def test_chat_asks_only_its_collections(http, pipeline):
     assert pipeline.questions[-1].collection_ids == ("default",)
 
 
+def test_chat_whose_knowledge_base_was_deleted_says_so(http, pipeline):
+    law = http.post("/api/collections", json={"name": "Law"}).json()
+    chat = http.post("/api/chats", json={"collection_ids": [law["id"], "default"]}).json()
+    http.delete(f"/api/collections/{law['id']}")
+    reply = http.post(f"/api/chats/{chat['id']}/messages", json={"text": "How much leave?"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
+    assert law["id"] in reply.json()["error"]["message"]
+    assert "deleted" in reply.json()["error"]["message"]
+    assert http.get(f"/api/chats/{chat['id']}").json()["messages"] == []
+    assert pipeline.questions == []
+
+
+@pytest.mark.parametrize("path", ["/api/chats", "/api/search"])
+def test_collections_are_limited_and_each_is_asked_once(http, path):
+    body = {"query": "leave"} if path == "/api/search" else {}
+    reply = http.post(path, json=body | {"collection_ids": ["default"] * 2})
+    assert reply.json().get("collection_ids", ["default"]) == ["default"]
+    assert http.post(path, json=body | {"collection_ids": ["default"] * 101}).status_code == 422
+
+
+@pytest.mark.parametrize("header", ["\u00b2", "-1", "x", "9" * 5000])
+def test_last_event_id_that_is_no_number_starts_from_the_beginning(http, chat, header):
+    run = ask(http, chat)
+    list(follow(http, run["run_id"]))
+    headers = {"Last-Event-ID": header.encode("latin-1")}
+    names = [name for _, name, _ in follow(http, run["run_id"], headers=headers)]
+    assert (names[0], names[-1]) == ("stage", "done")
+
+
+def test_nul_in_a_question_or_a_filter_is_left_out(http, chat, pipeline):
+    list(follow(http, ask(http, chat, "How\0 much?")["run_id"]))
+    assert pipeline.questions[-1].text == "How much?"
+    assert http.post(f"/api/chats/{chat['id']}/messages", json={"text": "\0"}).status_code == 422
+    assert [c["id"] for c in http.get("/api/chats?q=how%00").json()] == [chat["id"]]
+    assert http.get("/api/documents?q=%00").json()["total"] == 0
+    assert http.post("/api/search", json={"query": "\0leave"}).json()["query"] == "leave"
+
+
 @pytest.mark.parametrize(
     ("question", "title"),
     [

@@ -160,6 +160,53 @@ def test_what_is_not_supported_is_refused(client, options):
     assert caught.value.body["message"]
 
 
+def text_parts(*texts):
+    return [{"type": "text", "text": text} for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("content", "limit"),
+    [
+        ("x" * 20_001, "20000"),
+        (text_parts("x" * 10_000, "x" * 10_000), "20000"),
+        (text_parts("x" * 200_001), "200000"),
+        (text_parts("x" * 100_000, "x" * 100_000), "200000"),
+        (text_parts(*["x"] * 1001), "1000"),
+    ],
+)
+def test_questions_are_limited(client, pipeline, content, limit):
+    with pytest.raises(openai.BadRequestError, match=limit) as caught:
+        client.chat.completions.create(
+            model="folio", messages=[{"role": "user", "content": content}]
+        )
+    assert caught.value.body["type"] == "invalid_request_error"
+    assert pipeline.questions == []
+
+
+def test_earlier_messages_may_be_longer_than_the_question(client, pipeline):
+    earlier = [{"role": "user", "content": "x" * 200_000}, {"role": "assistant", "content": "y"}]
+    question = [{"role": "user", "content": "x" * 20_000}]
+    client.chat.completions.create(model="folio", messages=earlier + question)
+    assert len(pipeline.questions[0].text) == 20_000
+    earlier[0]["content"] += "x"
+    with pytest.raises(openai.BadRequestError, match="200000"):
+        client.chat.completions.create(model="folio", messages=earlier + question)
+
+
+def test_nul_in_a_question_is_left_out(client, pipeline):
+    client.chat.completions.create(model="folio", messages=[{"role": "user", "content": "a\0b"}])
+    assert pipeline.questions[0].text == "ab"
+
+
+def test_run_of_this_face_has_no_events_under_api(client, server, pipeline, app):
+    pipeline.gate = threading.Event()
+    stream = client.chat.completions.create(model="folio", messages=QUESTION, stream=True)
+    (run,) = app.state.runs.unfinished()
+    assert httpx.get(f"{server}/api/runs/{run.id}/events").status_code == 404
+    pipeline.gate.set()
+    list(stream)
+
+
 def test_clients_that_ask_for_nothing_special_explicitly_are_served(client):
     answer = client.chat.completions.create(
         model="folio",
