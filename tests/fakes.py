@@ -120,6 +120,8 @@ class FakeEmbedder:
 class FakeVectorStore:
     """Exact search over what was upserted; a second upsert of an id replaces the first."""
 
+    index_name = "fake"
+
     def __init__(self) -> None:
         self.chunks: dict[str, ChunkVectors] = {}
 

@@ -84,10 +84,13 @@ class ChunkRepository:
         with self._database.session() as session:
             mark_stale(session, document_id, chunk_ids)
 
-    def replace(self, job: Job, parsed: ParsedDocument, chunks: Sequence[IndexedChunk]) -> None:
+    def replace(
+        self, job: Job, parsed: ParsedDocument, chunks: Sequence[IndexedChunk], index_name: str
+    ) -> None:
         """Make these the document's chunks and end its job: it is ready.
 
-        One transaction with text and term statistics; LeaseLost when the job is not ours any more.
+        `index_name` is where their vectors lie. One transaction with text and term statistics;
+        LeaseLost when the job is not ours any more.
         """
         with self._database.session() as session:
             now = utc_now()
@@ -110,6 +113,7 @@ class ChunkRepository:
             if document.indexed_hash != document.content_hash:
                 note_unused(session, document.indexed_hash)
             document.indexed_hash = document.content_hash
+            document.indexed_by = index_name
             document.updated_at = now
 
     def stale_vectors(self, limit: int = 10_000) -> list[StaleVectors]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -134,11 +134,45 @@ class DocumentRepository:
         with self._database.snapshot() as session:
             return [*session.scalars(statement)]
 
-    def ready_ids(self) -> tuple[str, ...]:
-        """All documents that are ready."""
-        statement = select(JobRow.document_id).where(JobRow.stage == JobStage.DONE)
+    def num_chunks_in(self, index_name: str) -> int:
+        """How many chunks have their vectors in this index."""
+        statement = select(func.sum(DocumentRow.num_chunks)).where(
+            DocumentRow.indexed_by == index_name
+        )
         with self._database.snapshot() as session:
-            return tuple(session.scalars(statement))
+            return session.scalar(statement) or 0
+
+    def forget_index(self, index_name: str) -> None:
+        """Note that this index has lost vectors: its documents must be indexed again."""
+        statement = (
+            update(DocumentRow)
+            .where(DocumentRow.indexed_by == index_name)
+            .values(indexed_by=None)
+            .execution_options(synchronize_session=False)
+        )
+        with self._database.session() as session:
+            session.execute(statement)
+
+    def queue_outdated(self, index_name: str) -> int:
+        """Queue the documents that have chunks, but not in this index; returns how many.
+
+        Those that are queued or being worked on come there anyway.
+        """
+        statement = (
+            with_job()
+            .where(
+                DocumentRow.indexed_hash.is_not(None),
+                DocumentRow.indexed_by.is_distinct_from(index_name),
+                JobRow.stage.not_in(PENDING),
+            )
+            .order_by(DocumentRow.created_at)
+            .with_for_update(of=JobRow)
+        )
+        with self._database.session() as session:
+            rows = session.execute(statement).all()
+            for row, _ in rows:
+                queue(session, row)
+            return len(rows)
 
     def add(self, file: IncomingFile) -> AddResult:
         """Add or update by identity, with the job row, in one transaction.
@@ -286,6 +320,7 @@ def new_row(file: IncomingFile) -> DocumentRow:
         media_type=file.media_type,
         content_hash=file.content_hash,
         indexed_hash=None,
+        indexed_by=None,
         num_bytes=file.num_bytes,
         title="",
         num_pages=None,

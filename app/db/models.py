@@ -60,7 +60,10 @@ class CollectionRow(Base):
 
 
 class DocumentRow(Base):
-    """`content_hash` is the newest file; `indexed_hash` the one whose chunks are searched."""
+    """`content_hash` is the newest file; `indexed_hash` the one whose chunks are searched.
+
+    `indexed_by` names the index that holds their vectors; None when none does.
+    """
 
     __tablename__ = "documents"
     __table_args__ = (UniqueConstraint("collection_id", "source", "path"),)
@@ -73,6 +76,7 @@ class DocumentRow(Base):
     media_type: Mapped[str]
     content_hash: Mapped[str] = mapped_column(index=True)
     indexed_hash: Mapped[str | None] = mapped_column(index=True)
+    indexed_by: Mapped[str | None]
     num_bytes: Mapped[int] = mapped_column(BigInteger)
     title: Mapped[str]
     num_pages: Mapped[int | None]

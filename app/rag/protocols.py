@@ -120,8 +120,13 @@ class Embedder(Protocol):
 
 
 class VectorStore(Protocol):
-    """The derived index. Calls block and raise StoreUnavailable."""
+    """The derived index. Calls block and raise StoreUnavailable.
 
+    `index_name` names what the vectors were made by: under another one they lie elsewhere.
+    """
+
+    @property
+    def index_name(self) -> str: ...
     def upsert(self, chunks: Sequence[ChunkVectors]) -> None:
         """Write and flush; after it returns the chunks are durable and searchable."""
         ...
@@ -194,7 +199,15 @@ class DocumentRecords(Protocol):
         """Remove a collection with its documents; returns their ids."""
         ...
 
-    def ready_ids(self) -> Sequence[str]: ...
+    def num_chunks_in(self, index_name: str) -> int: ...
+    def forget_index(self, index_name: str) -> None:
+        """Note that an index has lost vectors: its documents must be indexed again."""
+        ...
+
+    def queue_outdated(self, index_name: str) -> int:
+        """Queue the documents that have chunks, but not in this index; returns how many."""
+        ...
+
     def served_hash(self, document_id: str) -> str:
         """The content hash of the file whose chunks are searched; before that, of the newest."""
         ...
@@ -216,11 +229,10 @@ class ChunkRecords(Protocol):
 
     def announce_vectors(self, document_id: str, chunk_ids: Sequence[str]) -> None: ...
     def replace(
-        self, job: Job, document: ParsedDocument, chunks: Sequence[IndexedChunk]
+        self, job: Job, document: ParsedDocument, chunks: Sequence[IndexedChunk], index_name: str
     ) -> None: ...
     def stale_vectors(self) -> Sequence[StaleVectors]: ...
     def forget_stale(self, stale: StaleVectors) -> None: ...
-    def num_chunks(self) -> int: ...
 
 
 class JobRecords(Protocol):

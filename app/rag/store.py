@@ -78,6 +78,11 @@ class MilvusStore:
         self._warm_up: Thread | None = None
         self._asking: Future[None] | None = None
 
+    @property
+    def index_name(self) -> str:
+        """The versioned collection behind the alias."""
+        return self.collection
+
     def open(self) -> None:
         """Connect, and make and load the collection where it is missing.
 

@@ -39,7 +39,7 @@ class Library:
         self.documents.requeue(document_id)
         job = self.jobs.claim(60)
         assert job.document_id == document_id
-        self.chunks.replace(job, ParsedDocument(text, title, (), 7), chunks)
+        self.chunks.replace(job, ParsedDocument(text, title, (), 7), chunks, "index")
 
     def terms(self):
         with self.database.snapshot() as session:
@@ -96,7 +96,9 @@ def test_replace_without_the_lease_changes_nothing(library):
     old = library.jobs.claim(60)
     library.add(content_hash="changed")
     with pytest.raises(LeaseLost):
-        library.chunks.replace(old, ParsedDocument("", "", ()), [indexed(document.id, 0, [1])])
+        library.chunks.replace(
+            old, ParsedDocument("", "", ()), [indexed(document.id, 0, [1])], "index"
+        )
     assert library.chunks.num_chunks() == 0
     assert library.terms() == {}
 
@@ -162,7 +164,7 @@ def test_documents_finished_at_once_count_every_term(library):
     def finish(job, order):
         terms = list(range(50))[::order]
         chunks = [indexed(job.document_id, n, terms) for n in range(3)]
-        library.chunks.replace(job, ParsedDocument("t", "t", ()), chunks)
+        library.chunks.replace(job, ParsedDocument("t", "t", ()), chunks, "index")
 
     threads = [
         threading.Thread(target=finish, args=(job, 1 if n % 2 else -1))

@@ -571,6 +571,80 @@ def test_lost_vectors_are_made_again(world):
     world.assert_consistent()
 
 
+def test_another_index_gets_exactly_the_documents_that_it_lacks(world):
+    world.processor.start()
+    first = world.add("one\ntwo", "a.txt").document
+    second = world.add("three\nfour\nfive", "b.txt").document
+    failing = world.add("old", "c.txt").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.parser.failures = [ParseFailed("damaged")]
+    world.add("new", "c.txt")
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.processor.stop(PATIENCE_S)
+
+    world.store = FlakyStore()
+    world.store.index_name = "another"
+    world.processor = world.new_processor()
+    world.parser.names.clear()
+    world.processor.recover()
+    assert world.jobs.num_pending() == 3
+    world.processor.start()  # queued already: nothing is queued twice
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert sorted(world.parser.names) == ["a.txt", "b.txt", "c.txt"]
+    assert world.found(first.id) == ["one", "two"]
+    assert world.found(second.id) == ["three", "four", "five"]
+    assert world.documents.get(failing.id).status == DocumentStatus.READY
+    world.assert_consistent()
+
+    world.ingest()
+    assert len(world.parser.names) == 3
+
+
+def test_restart_in_the_middle_of_a_rebuild_queues_only_the_rest(world):
+    world.processor.start()
+    for name in "abcde":
+        world.add(f"{name}\n{name}{name}", f"{name}.txt")
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.processor.stop(PATIENCE_S)
+    world.store.chunks.clear()
+    world.parser.names.clear()
+    world.processor = world.new_processor()
+    world.processor.recover()
+    while world.jobs.num_pending() > 2:  # three of five are done before the restart
+        world.processor._workers._work_once()
+    world.processor.stop(PATIENCE_S)
+    world.processor = world.new_processor()
+    world.processor.start()
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert sorted(world.parser.names) == [f"{name}.txt" for name in "abcde"]
+    world.assert_consistent()
+
+
+def test_document_that_cannot_be_read_again_does_not_bring_the_others_back(world):
+    world.processor.start()
+    world.add("one", "a.txt")
+    bad = world.add("old", "b.txt").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.processor.stop(PATIENCE_S)
+    world.store = FlakyStore()
+    world.store.index_name = "another"
+    world.processor = world.new_processor()
+    parse = world.parser.parse
+
+    def fail_b(path, name, media_type, on_progress=None):
+        if name == "b.txt":
+            world.parser.failures = [ParseFailed("damaged")]
+        return parse(path, name, media_type, on_progress)
+
+    world.parser.parse = fail_b
+    world.parser.names.clear()
+    world.processor.start()
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.ingest()
+    assert sorted(world.parser.names) == ["a.txt", "b.txt", "b.txt"]
+    assert world.documents.get(bad.id).error == "damaged"
+
+
 def test_second_process_on_the_same_data_is_refused(world):
     world.processor.start()
     other = World(world.folder, store=world.store)

@@ -160,7 +160,7 @@ class Ingestion:
                 IndexedChunk(chunk, tuple(vector.sparse))
                 for chunk, vector in zip(chunks, vectors, strict=True)
             ]
-            self._chunks.replace(job, parsed, indexed)
+            self._chunks.replace(job, parsed, indexed, self._stages.store.index_name)
         except Exception:
             # The document may have been deleted and the note cleared before we wrote the vectors.
             self._chunks.announce_vectors(job.document_id, ids)

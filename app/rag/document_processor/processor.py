@@ -159,32 +159,35 @@ class DocumentProcessor:
         self._discard_unused()
         self._count_unknown()
         self._tidy()
-        num_lost = self._requeue_lost()
-        logger.info("ingestion recovered num_jobs=%d num_lost=%d", num_jobs, num_lost)
+        num_queued = self._queue_outdated()
+        logger.info("ingestion recovered num_jobs=%d num_queued=%d", num_jobs, num_queued)
 
     def _ingest(self, job: Job, advance: Advance) -> None:
         document = self._documents.get(job.document_id)
         self._ingestion.run(job, document, advance)
         self._discard_unused()
 
-    def _requeue_lost(self) -> int:
-        """Index everything again when the vector store has fewer chunks than SQL."""
+    def _queue_outdated(self) -> int:
+        """Index again what lies in another index, or lay in this one before it lost chunks."""
+        index_name = self._store.index_name
         try:
             num_vectors = self._store.count()
         except StoreUnavailable as error:
             logger.warning("vector store not compared reason=%s", error)
-            return 0
-        num_chunks = self._chunks.num_chunks()
-        if num_vectors >= num_chunks:
-            return 0
-        lost = self._documents.ready_ids()
-        logger.warning(
-            "vector store lost chunks num_vectors=%d num_chunks=%d: indexing %d documents again",
-            *(num_vectors, num_chunks, len(lost)),
-        )
-        for document_id in lost:
-            self._documents.requeue(document_id)
-        return len(lost)
+        else:
+            num_chunks = self._documents.num_chunks_in(index_name)
+            if num_vectors < num_chunks:
+                logger.warning(
+                    "vector store lost chunks num_vectors=%d num_chunks=%d",
+                    *(num_vectors, num_chunks),
+                )
+                self._documents.forget_index(index_name)
+        num_queued = self._documents.queue_outdated(index_name)
+        if num_queued:
+            logger.warning(
+                "documents are indexed again index=%s num_documents=%d", index_name, num_queued
+            )
+        return num_queued
 
     def _clean_up_after(self, removed_ids: Sequence[str]) -> None:
         for document_id in removed_ids:

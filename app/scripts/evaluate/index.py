@@ -19,6 +19,8 @@ BATCH = 256
 class MemoryIndex:
     """Implements VectorStore and ChunkReader; searches all chunks exactly."""
 
+    index_name = "memory"
+
     def __init__(self, hits: Sequence[SearchHit], dense: Vectors) -> None:
         self._hits = {hit.chunk.id: hit for hit in hits}
         self._ids = list(self._hits)
