@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.appliance import free_port, start_appliance
 
-SECOND_START_S = 15  # on a machine that has nothing else to do
+STOP_S = 15  # what the server promises; how fast it starts is measured, not tested
 MANUAL_TIMEOUT_S = 240
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -45,11 +45,6 @@ def wait_until(is_so, timeout_s=MANUAL_TIMEOUT_S):
     while not is_so():
         assert time.monotonic() < deadline, "it took too long"
         time.sleep(0.25)
-
-
-def others_share():
-    """How many times longer things take because other programs keep the machine busy."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def read_events(client, run_id, after=0):
@@ -196,19 +191,19 @@ def test_metrics_count_what_happened(with_manual):
     assert re.search(r'^folio_jobs_total\{outcome="done"\} [1-9]', text, re.MULTILINE)
 
 
-def test_ctrl_c_stops_it_and_the_next_start_is_quick_and_keeps_everything(
+def test_ctrl_c_stops_it_and_the_next_start_installs_nothing_and_keeps_everything(
     appliance, with_manual, data_dir
 ):
     upload(with_manual, "kept.md", "# Kept\n\nThe lighthouse of Quorn has 312 steps.\n")
     before = with_manual.get("/api/status").json()["num_ready"]
     status, seconds = appliance.stop()
     assert status == 0, appliance.lines[-20:]
-    assert seconds < SECOND_START_S
+    assert seconds < STOP_S
     assert "Traceback" not in "\n".join(appliance.lines)
 
     again = start_appliance(data_dir)
     try:
-        assert again.seconds_to_ready < SECOND_START_S * others_share()
+        assert not any(line.startswith("==> Installing") for line in again.lines)
         with httpx.Client(base_url=again.url, timeout=60) as client:
             assert client.get("/api/status").json()["num_ready"] == before
             message, _ = ask(client, "How many steps has the lighthouse of Quorn?")
