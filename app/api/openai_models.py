@@ -1,7 +1,8 @@
 """What a client of /v1 can name as `model`, and how each is asked."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, aclosing
 
 from app.api.openai_schemas import ChatCompletionIn, ModelOut
 from app.api.runs import Ask
@@ -70,11 +71,11 @@ def ask_for(services: Services, model: ModelOut, wanted: ChatCompletionIn) -> As
     """How to answer this request with this model. Blocks."""
     if wanted.messages[-1].role != "user":
         raise InvalidInput("the last message must be the user's: it is the question")
+    pipeline = services.require(services.pipeline)
     if model.kind == "language model":
         generator = services.require(services.generator)
         request = _plain_request(services, wanted)
-        return lambda: _generate(generator, request)
-    pipeline = services.require(services.pipeline)
+        return lambda: _in_turn(pipeline.slot(), _generate(generator, request))
     services.require_collections(wanted.rag.collection_ids)
     collection_ids = (model.collection_id,) if model.collection_id else ()
     question = Question(
@@ -127,7 +128,16 @@ def _plain_request(services: Services, wanted: ChatCompletionIn) -> GenerationRe
     )
 
 
-async def _generate(generator: Generator, request: GenerationRequest) -> AsyncIterator[Event]:
+async def _in_turn(
+    turn: AbstractAsyncContextManager[None], events: AsyncGenerator[Event]
+) -> AsyncIterator[Event]:
+    """The events, once there is a place among the answers."""
+    async with turn, aclosing(events):
+        async for event in events:
+            yield event
+
+
+async def _generate(generator: Generator, request: GenerationRequest) -> AsyncGenerator[Event]:
     """The language model by itself, as the same stream of events."""
     started_at = time.perf_counter()
     pieces: list[str] = []

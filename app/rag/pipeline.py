@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 
 from app.domain import (
@@ -97,6 +97,10 @@ class AnswerPipeline:
             yield Failed(error.code, str(error), getattr(error, "retry_after_s", None))
         finally:
             answers.labels(kind, outcome).inc()
+
+    def slot(self) -> AbstractAsyncContextManager[None]:
+        """A place among the answers, for one that is made by other means; see AnswerQueue.slot."""
+        return self._queue.slot()
 
     async def _answer(self, question: Question, clock: "Clock") -> AsyncGenerator[Event]:
         language = question.language or language_of(question.text)

@@ -6,7 +6,7 @@ import shutil
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,6 +39,7 @@ from app.domain import (
     Usage,
 )
 from app.main import create_app
+from app.rag.pipeline import AnswerOptions, AnswerQueue
 from app.services import Limits, Records, Services
 from tests.fakes import (
     FakeEmbedder,
@@ -120,6 +121,10 @@ class ScriptedPipeline:
         self.gate_at = 0
         self.questions: list[Question] = []
         self.num_closed = 0
+        self.queue = AnswerQueue(AnswerOptions(max_concurrent=1, queue_timeout_s=5))
+
+    def slot(self) -> AbstractAsyncContextManager[None]:
+        return self.queue.slot()
 
     async def answer(self, question: Question) -> AsyncIterator[Event]:
         self.questions.append(question)

@@ -1,5 +1,6 @@
 """The OpenAI face, tried with OpenAI's own client over a real server."""
 
+import asyncio
 import contextlib
 import threading
 
@@ -9,6 +10,7 @@ import pytest
 
 from app.domain import Failed, GeneratorInfo, Message
 from app.errors import GeneratorUnavailable
+from app.rag.pipeline import AnswerOptions, AnswerQueue
 from tests.api.test_chats import wait_for
 
 QUESTION = [{"role": "user", "content": "How much leave?"}]
@@ -129,6 +131,14 @@ def test_language_model_by_itself_answers_without_documents(client, pipeline, se
     assert (answer.sources, pipeline.questions) == ([], [])
     assert services.generator.requests[0].messages == (Message("user", "How much leave?"),)
     assert answer.usage.completion_tokens == 2
+
+
+def test_language_model_by_itself_waits_for_its_turn(client, pipeline, services):
+    pipeline.queue = AnswerQueue(AnswerOptions(max_concurrent=1, queue_timeout_s=0.2))
+    asyncio.run(pipeline.queue._slots.acquire())  # an answer is being made
+    with pytest.raises(openai.RateLimitError, match=r"could be started within 0\.2 s"):
+        client.chat.completions.create(model="fake", messages=QUESTION)
+    assert services.generator.requests == []
 
 
 def test_unknown_model_names_those_that_exist(client):
