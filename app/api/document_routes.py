@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -57,10 +57,10 @@ UPLOAD_BODY = {
                             "items": {"type": "string", "format": "binary"},
                         },
                         "collection_id": {"type": "string"},
-                        "folder": {
+                        "path": {
                             "type": "string",
-                            "description": "Where the files lie on the sender's machine: they "
-                            "are then the same documents as those ingested from that folder.",
+                            "description": "Where the one file lies on the sender's machine, in "
+                            "full: it is then the same document as that ingested from there.",
                         },
                     },
                 }
@@ -189,15 +189,17 @@ def _add_files(services: Services, upload: Upload) -> UploadOut:
     collection_id = upload.fields.get("collection_id") or DEFAULT_COLLECTION
     services.records.collections.get(collection_id)
     processor = services.require(services.processor)
-    folder = upload.fields.get("folder", "")
-    source = "folder" if folder else "upload"
+    place = upload.fields.get("path", "")
+    if place and len(upload.files) > 1:
+        raise InvalidInput("path is the place of one file: send each file in an upload of its own")
+    source = "folder" if place else "upload"
     result = UploadOut(accepted=[], unchanged=[], rejected=[])
     for file in upload.files:
-        path = f"{folder.rstrip('/')}/{file.path}" if folder else file.path
+        path, name = (place, PurePosixPath(place).name) if place else (file.path, file.name)
         try:
             if file.error:
                 raise file.error
-            added = processor.add_file(collection_id, source, path, file.name, file.file)
+            added = processor.add_file(collection_id, source, path, name, file.file)
         except FolioError as error:
             result.rejected.append(RejectedFile(name=file.name, error=body_of(error)))
             continue

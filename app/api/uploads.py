@@ -19,7 +19,7 @@ from python_multipart.multipart import parse_options_header
 from app.errors import FolioError, InvalidInput, TooLarge, Unavailable, UnsupportedFormat
 
 FILES_FIELD = "files"
-TEXT_FIELDS = ("collection_id", "folder")
+TEXT_FIELDS = ("collection_id", "path")
 MAX_FILES = 100
 MAX_FIELD_BYTES = 4096
 MAX_NAME_BYTES = 200

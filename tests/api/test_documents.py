@@ -70,11 +70,23 @@ def test_files_of_equal_name_in_different_folders_are_different_documents(upload
     assert len({d["id"] for d in reply.json()["accepted"]}) == 2
 
 
-def test_files_sent_from_a_folder_are_known_by_their_place_there(upload):
-    (document,) = upload(("a.md", b"one"), folder="/srv/handbook").json()["accepted"]
+def test_file_sent_from_a_folder_is_known_by_its_place_there(upload):
+    (document,) = upload(("a.md", b"one"), path="/srv/handbook/a.md").json()["accepted"]
     assert (document["source"], document["path"]) == ("folder", "/srv/handbook/a.md")
     assert len(upload(("a.md", b"one")).json()["accepted"]) == 1
-    assert len(upload(("a.md", b"one"), folder="/srv/handbook/").json()["unchanged"]) == 1
+    assert len(upload(("a.md", b"one"), path="/srv/handbook/a.md").json()["unchanged"]) == 1
+
+
+def test_place_of_a_sent_file_is_kept_as_it_is(upload):
+    place = "/srv/Ha\u0308user \\ 1 /" + "n" * 240 + ".md"
+    (document,) = upload(("a.md", b"one"), path=place).json()["accepted"]
+    assert (document["path"], document["name"]) == (place, "n" * 240 + ".md")
+
+
+def test_place_is_that_of_one_file(upload):
+    reply = upload(("a.md", b"one"), ("b.md", b"two"), path="/srv/a.md")
+    assert reply.status_code == 422
+    assert "one file" in reply.json()["error"]["message"]
 
 
 def test_upload_into_an_unknown_collection_is_not_found(upload, client):

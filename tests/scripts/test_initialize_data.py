@@ -145,6 +145,28 @@ def test_sent_files_are_the_documents_that_were_ingested_without_the_appliance(
     assert "unchanged 1" in run(folder)[1]
 
 
+def test_pruning_a_running_appliance_keeps_files_of_any_name(run, folder, tmp_path, monkeypatch):
+    names = ["u\u0308ber.md", "back\\slash.md", " spaces .md", "n" * 240 + ".md", 'quo"te.md']
+    for name in names:
+        (folder / name).write_text(f"in {name}")
+    with running_appliance(tmp_path, monkeypatch) as (services, _):
+        code, output = run(folder, "--prune")
+        assert (code, "added 7" in output, "deleted" in output) == (0, True, False)
+        (folder / "a.md").unlink()
+        code, output = run(folder, "--prune")
+        assert (code, "unchanged 6" in output, "deleted 1" in output) == (0, True, True)
+        documents, _ = services.records.documents.list()
+    assert {d.path for d in documents} == {*(f"{folder}/{n}" for n in names), f"{folder}/sub/b.txt"}
+    assert "unchanged 6" in run(folder)[1]
+
+
+def test_name_that_is_not_text_is_refused_by_the_appliance_too(run, folder, tmp_path, monkeypatch):
+    (folder / "bad\udcff.md").write_text("x")
+    with running_appliance(tmp_path, monkeypatch):
+        code, output = run(folder)
+    assert (code, "added 2" in output, "rename the file" in output) == (1, True, True)
+
+
 def test_nobody_at_the_address_says_the_way_out(run, folder):
     code, output = run(folder, "--url", "http://127.0.0.1:9")
     assert (code, "no Folio answers at http://127.0.0.1:9" in output) == (2, True)

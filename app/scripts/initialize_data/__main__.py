@@ -203,11 +203,16 @@ class Ingest:
             self._progress.advance(self._task)
 
     def _fail(self, path: Path, reason: str) -> None:
-        self._report.failed[str(path)] = reason
+        self._report.failed[printable(str(path))] = reason
         self._progress.advance(self._task)
 
     def _tell(self, text: str) -> None:
-        self._progress.update(self._task, description=text[:60].replace("[", r"\["))
+        self._progress.update(self._task, description=printable(text)[:60].replace("[", r"\["))
+
+
+def printable(text: str) -> str:
+    """A name may hold bytes that are no text, which no terminal takes."""
+    return text.encode(errors="replace").decode()
 
 
 def delete_gone(
@@ -217,12 +222,14 @@ def delete_gone(
 
     A folder without any file is left alone: it may be a disk that is not mounted.
     """
+    found = {str(file.path) for file in files}
     for root in roots:
         if root.is_dir() and not any(file.path.is_relative_to(root) for file in files):
             report.warnings.append(f"{root} has no files at all: nothing was deleted for it")
         elif root.is_dir():
             for path, document_id in library.paths().items():
-                if Path(path).is_relative_to(root) and not Path(path).exists():
+                is_gone = path not in found and not Path(path).exists()
+                if is_gone and Path(path).is_relative_to(root):
                     library.delete(document_id)
                     report.done["deleted"] += 1
 

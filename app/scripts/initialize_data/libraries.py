@@ -152,7 +152,13 @@ class RemoteLibrary:
 
     def add(self, path: Path) -> tuple[Outcome, State]:
         """Raise UnsupportedFormat, or another error with the reason."""
-        fields = {"collection_id": self._collection_id, "folder": str(path.parent)}
+        fields = {"collection_id": self._collection_id, "path": str(path)}
+        try:
+            fields["path"].encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(
+                f"the name {path.name!r} has characters that are not text: rename the file"
+            ) from error
         try:
             with path.open("rb") as file:
                 parts = {"files": (path.name, file)}
