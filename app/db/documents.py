@@ -1,6 +1,8 @@
 """Documents: what the library shows, and the transactions that add, re-queue and delete them."""
 
 from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, select, update
@@ -22,6 +24,7 @@ from app.domain import (
 )
 from app.errors import Conflict, NotFound
 
+UPLOAD = "upload"  # the source whose paths are mere names: equal ones need not be one file
 StatusFilter = Literal["ready", "pending", "failed"]
 STATUS_OF = {
     JobStage.QUEUED: DocumentStatus.QUEUED,
@@ -177,7 +180,8 @@ class DocumentRepository:
     def add(self, file: IncomingFile) -> AddResult:
         """Add or update by identity, with the job row, in one transaction.
 
-        Equal bytes are "unchanged", unless the last try failed: then it is queued again.
+        An uploaded file never replaces another that could be read: it gets a number. Equal bytes
+        are "unchanged", unless the last try failed: then it is queued again.
         """
         try:
             return self._add(file)
@@ -191,6 +195,8 @@ class DocumentRepository:
             session.execute(
                 delete(UnusedFileRow).where(UnusedFileRow.content_hash == file.content_hash)
             )
+            if file.source == UPLOAD:
+                file = beside_others(session, file)
             row = session.scalar(same_identity(file))
             if row is None:
                 row = new_row(file)
@@ -293,6 +299,38 @@ def matching(
         columns = (DocumentRow.name, DocumentRow.title, DocumentRow.path)
         conditions.append(or_(*(column.ilike(like(query), escape="\\") for column in columns)))
     return conditions
+
+
+def beside_others(session: Session, file: IncomingFile) -> IncomingFile:
+    """The uploaded file under its own path, or a numbered one where another file has that.
+
+    Another has other bytes, and did not fail before it could be read. Equal bytes under any of
+    these paths are it. Uploads into a collection wait for each other here.
+    """
+    session.get(CollectionRow, file.collection_id, with_for_update={"key_share": True})
+    suffix = PurePosixPath(file.path).suffix
+    stem = file.path.removesuffix(suffix)
+    rows = session.execute(
+        with_job().where(
+            DocumentRow.collection_id == file.collection_id,
+            DocumentRow.source == UPLOAD,
+            DocumentRow.path.startswith(stem, autoescape=True),
+        )
+    ).all()
+    hashes = {row.path: row.content_hash for row, _ in rows}
+    kept = {
+        row.path for row, job in rows if row.indexed_hash or job.stage not in STAGES_OF["failed"]
+    }
+    numbered = (f"{stem} ({n}){suffix}" for n in range(2, len(hashes) + 3))
+    free = None
+    for path in (file.path, *numbered):
+        if hashes.get(path) == file.content_hash:
+            free = path
+            break
+        if free is None and path not in kept:
+            free = path
+    assert free is not None, "there are more numbers than documents"
+    return replace(file, path=free, name=PurePosixPath(free).name)
 
 
 def same_identity(file: IncomingFile) -> Select[Any]:  # Any: SQLAlchemy's tuple of the row

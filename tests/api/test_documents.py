@@ -21,10 +21,10 @@ def test_uploaded_files_are_queued_in_the_default_collection(client, upload):
     assert (page["total"], page["num_pending"]) == (2, 2)
 
 
-def test_equal_file_is_unchanged_and_changed_file_is_accepted_again(upload):
+def test_equal_file_is_unchanged_and_another_of_its_name_gets_a_number(upload):
     upload(("a.md", b"# A"))
     assert [d["name"] for d in upload(("a.md", b"# A")).json()["unchanged"]] == ["a.md"]
-    assert [d["name"] for d in upload(("a.md", b"# A2")).json()["accepted"]] == ["a.md"]
+    assert [d["name"] for d in upload(("a.md", b"# A2")).json()["accepted"]] == ["a (2).md"]
 
 
 def test_refused_files_are_named_with_the_reason_and_the_others_are_taken(upload):

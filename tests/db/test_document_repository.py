@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -39,6 +40,45 @@ def test_identity_is_collection_source_and_path(documents, database):
     assert documents.add(incoming(collection_id=other.id)).outcome == "added"
     assert documents.add(incoming("b.txt")).outcome == "added"
     assert documents.list()[1] == 3
+
+
+def uploaded(content_hash, path="sub/report.pdf"):
+    return replace(incoming(path, content_hash), source="upload")
+
+
+def test_upload_of_other_bytes_under_the_same_name_becomes_a_second_document(documents):
+    outcomes = [documents.add(uploaded(h)) for h in ("h1", "h2", "h3", "h1", "h2", "h3")]
+    assert [r.outcome for r in outcomes] == ["added"] * 3 + ["unchanged"] * 3
+    assert [(r.document.path, r.document.name) for r in outcomes[:3]] == [
+        ("sub/report.pdf", "report.pdf"),
+        ("sub/report (2).pdf", "report (2).pdf"),
+        ("sub/report (3).pdf", "report (3).pdf"),
+    ]
+    documents.delete(outcomes[1].document.id)
+    assert documents.add(uploaded("h3")).outcome == "unchanged"
+    assert documents.add(uploaded("h4")).document.name == "report (2).pdf"
+    assert documents.add(uploaded("h5", "report.pdf")).document.path == "report.pdf"
+
+
+def test_upload_replaces_a_file_of_its_name_that_failed(documents, database):
+    failed = documents.add(uploaded("h1")).document
+    jobs = JobRepository(database)
+    jobs.fail(jobs.claim(60), "damaged")
+    again = documents.add(uploaded("h2"))
+    assert (again.outcome, again.document.id) == ("changed", failed.id)
+    assert documents.list()[1] == 1
+
+
+def test_threads_that_upload_other_files_of_one_name_lose_none(documents):
+    def add(number):
+        documents.add(uploaded(f"h{number}"))
+
+    threads = [threading.Thread(target=add, args=[n]) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert {d.content_hash for d in documents.list()[0]} == {"h0", "h1", "h2", "h3"}
 
 
 def test_threads_that_add_the_same_file_make_one_document(documents):
