@@ -41,7 +41,7 @@ def postgres_server(tmp_path_factory):
     """A Postgres that this run starts and ends, as another user where we are root."""
     programs = find_programs()
     if programs is None:
-        pytest.skip("Postgres is not installed (apt install postgresql)")
+        pytest.fail("Postgres is not installed (apt install postgresql)")
     folder = Path("/tmp") / f"folio-postgres-{uuid.uuid4().hex[:8]}"  # a socket's path is short
     user = "postgres" if os.geteuid() == 0 else None
     folder.mkdir(mode=0o700)
