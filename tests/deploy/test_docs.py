@@ -31,7 +31,7 @@ FORBIDDEN = re.compile(
     "|".join(
         [
             "pypi" + r"\.org",
-            "pythonhosted" + r"\.org",
+            "python" + r"hosted\.org",
             "registry" + r"\.npmjs",
             "deb" + r"\.debian\.org",
             "(?<![\\w.])/wor" + "k/",
