@@ -8,7 +8,6 @@ border inside a block, and a chunk over several sections.
 
 import math
 import re
-import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -374,10 +373,14 @@ def _boxes_between(block: Block, start: int, end: int) -> tuple[Box, ...]:
 
 
 def _clip(text: str, width: int) -> str:
-    """The text cut to a width in columns, with an ellipsis where something is left out."""
-    used = 0
+    """The text cut to a width in columns, with an ellipsis where something is left out.
+
+    A column is at most 1.5 bytes, so that no script makes a long prefix for any tokenizer: a
+    Latin letter takes one, a Chinese character two, a rare sign up to 2.7.
+    """
+    used = 0.0
     for index, char in enumerate(text):
-        used += 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        used += max(1.0, len(char.encode(errors="replace")) / 1.5)
         if used > width:
             return text[:index].rstrip() + "…"
     return text

@@ -81,6 +81,13 @@ def test_no_chunk_is_over_the_limit_with_its_headings(document, count, overlap):
     assert all(num_tokens <= 100 for num_tokens in counted)
 
 
+@pytest.mark.parametrize("sign", ["a", "é", "一", "ก", "𝐄"])
+def test_a_long_title_of_any_script_leaves_room_for_the_text(sign):
+    document = build(("h1", "a"), ("paragraph", words(200)), title=sign * 80)
+    spans = chunk(document, 100, 0, count_bytes)
+    assert max(span.num_tokens for span in spans) <= 100
+
+
 @given(documents)
 @settings(max_examples=50, deadline=None)
 def test_overlap_only_moves_starts_backwards(document):

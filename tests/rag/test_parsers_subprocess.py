@@ -103,6 +103,14 @@ def test_a_file_that_needs_too_much_memory_is_given_up_and_the_next_is_read(tmp_
         assert parser.parse(note, note.name, "").title == "标题"
 
 
+def test_a_process_is_reused_however_large_the_appliance_is(note):
+    ballast = bytearray(300 << 20)  # memory of ours, not of the parser's
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    with closing(SubprocessParser(TIMEOUT_S, 512)) as parser:
+        parser.parse(note, note.name, "")
+        assert len(pids(parser)) == 1
+
+
 def test_a_process_that_dies_between_files_is_replaced(parser, note):
     parser.parse(note, note.name, "")
     (dead,) = pids(parser)

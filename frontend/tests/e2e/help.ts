@@ -71,7 +71,7 @@ export function openLook(browser: Browser, look: Look): Promise<BrowserContext> 
 export async function violations(page: Page): Promise<string[]> {
   await page.evaluate(() => {
     const finite = document.getAnimations().filter((a) => a.effect?.getComputedTiming().iterations !== Infinity);
-    return Promise.all(finite.map((animation) => animation.finished));
+    return Promise.allSettled(finite.map((animation) => animation.finished));
   });
   await page.evaluate(AXE);
   return page.evaluate(async (values) => {
