@@ -8,6 +8,7 @@ export default defineConfig({
   testDir: 'tests/e2e',
   outputDir: 'test-results',
   workers: 1,
+  retries: process.env['CI'] ? 1 : 0, // a machine that builds and tests at once stalls now and then
   timeout: 60_000,
   expect: { timeout: 15_000 },
   reporter: 'list',
