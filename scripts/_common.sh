@@ -12,6 +12,10 @@ PIP_OPTIONS="--disable-pip-version-check --no-input --progress-bar off"
 # spinning made each matrix product eight times slower.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
+# Packages are installed uncompiled, so Python has to keep what it compiles: without this each start
+# would compile PyTorch and the rest again, seven seconds of work.
+unset PYTHONDONTWRITEBYTECODE
+
 TICKER=
 trap 'stop_ticker' EXIT
 trap 'say "Stopped."; exit 130' INT TERM
