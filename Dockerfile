@@ -27,6 +27,16 @@ COPY scripts/install-python scripts/
 RUN FOLIO_TORCH_INDEX_URL=${TORCH_INDEX_URL} PIP_NO_CACHE_DIR=1 \
     scripts/install-python /folio/venv/bin/python requirements.txt
 
+FROM ${PYTHON_IMAGE} AS kernels
+# The version of g++ is the one of the base image's Debian.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY app/engine/kernels/cpu/ cpu/
+RUN python cpu/build.py --all
+
 FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="Folio" \
       org.opencontainers.image.description="A retrieval-augmented generation appliance in one process" \
@@ -37,6 +47,7 @@ RUN groupadd --gid 10001 folio \
 WORKDIR /folio
 COPY --from=packages /folio/venv venv/
 COPY app/ app/
+COPY --from=kernels /src/cpu/compiled app/engine/kernels/cpu/compiled/
 COPY docs/ docs/
 COPY --from=frontend /src/frontend/dist frontend/
 RUN /folio/venv/bin/python -m compileall -q app

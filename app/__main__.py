@@ -6,7 +6,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 import uvicorn
@@ -18,25 +18,33 @@ from rich.console import Console
 from app import log
 from app.config import Settings, example_env
 from app.errors import FolioError
-from app.main import create_app, create_routes, drain
-from app.services import Services
+from app.startup import Progress
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, help="Folio, a RAG appliance.")
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 logger = logging.getLogger("app")
 CANNOT_START = 2
+LOCAL_URL = "http://localhost:8000"
 CLOSE_CONNECTIONS_S = 5
 
 
+class Services(Protocol):
+    """What a start needs to know of the services of either role."""
+
+    progress: Progress
+    is_settled: threading.Event
+    is_stopping: threading.Event
+
+
 class Server(uvicorn.Server):
-    """uvicorn, but answers are stored and event streams ended before connections are awaited."""
+    """uvicorn, but the application's work is brought to its end before connections are awaited."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, then let go of clients and work within bounded time."""
         app: Any = self.config.app
         for server in self.servers:
             server.close()
-        await drain(app)
+        await app.state.drain()
         await super().shutdown(sockets)
         self._captured_signals.clear()  # uvicorn would raise them again; we end with status 0
 
@@ -51,16 +59,18 @@ def serve(
     no_manual: Annotated[
         bool, typer.Option("--no-manual", help="Do not add Folio's own manual.")
     ] = False,
-    role: Annotated[str | None, typer.Option(help="What this process does: all.")] = None,
+    role: Annotated[
+        str | None, typer.Option(help="What this process does: all, or generate.")
+    ] = None,
 ) -> None:
-    """Serve the appliance until Ctrl-C or SIGTERM."""
+    """Serve the appliance, or the engine alone, until Ctrl-C or SIGTERM."""
     options: dict[str, Any] = {"host": host, "port": port, "data_dir": data_dir, "role": role}
     given = {name: value for name, value in options.items() if value is not None}
     settings = _read_settings(given | ({"manual_dir": None} if no_manual else {}))
     log.configure(settings.log_level, settings.log_format)
     listener = _listen(settings.host, settings.port)
     try:
-        app = create_app(settings)
+        app = _create_app(settings)
     except FolioError as error:
         listener.close()
         raise _cannot_start(str(error)) from error
@@ -81,10 +91,51 @@ def settings() -> None:
 
 
 @cli.command()
-def openapi() -> None:
+def openapi(
+    role: Annotated[str, typer.Option(help="Whose API: all, or generate.")] = "all",
+) -> None:
     """Print the OpenAPI document of the HTTP API."""
-    schema = create_routes().openapi()
+    schema = _create_routes(role).openapi()
     sys.stdout.write(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
+
+
+@cli.command()
+def mcp(
+    url: Annotated[str, typer.Option(help="Address of the running appliance.")] = LOCAL_URL,
+) -> None:
+    """Serve the Model Context Protocol on standard input and output, for agents that ask for that.
+
+    It hands everything on to a running Folio; FOLIO_API_KEY is sent where it is set.
+    """
+    import anyio  # noqa: PLC0415 - a second, which the other commands need not wait
+
+    from app.mcp_bridge import bridge  # noqa: PLC0415
+
+    api_key = _read_settings({}).api_key
+    try:
+        anyio.run(bridge, url, api_key.get_secret_value() if api_key else None)
+    except FolioError as error:
+        raise _cannot_start(str(error)) from error
+
+
+def _create_app(settings: Settings) -> FastAPI:
+    if settings.role == "generate":  # needs neither Milvus nor SQL, so it does not import them
+        from app.generate import create_generate_app  # noqa: PLC0415
+
+        return create_generate_app(settings)
+    from app.main import create_app  # noqa: PLC0415
+
+    return create_app(settings)
+
+
+def _create_routes(role: str) -> FastAPI:
+    if role == "generate":
+        from app.generate import create_generate_routes  # noqa: PLC0415
+
+        return create_generate_routes()
+    from app.main import create_routes  # noqa: PLC0415
+
+    return create_routes()
 
 
 def _read_settings(given: dict[str, Any]) -> Settings:
@@ -130,7 +181,7 @@ def _server(app: FastAPI) -> Server:
 
 
 def _announce(services: Services, server: Server, url: str) -> None:
-    """Say where the pages are as soon as a question can be asked; end where it never will be."""
+    """Say where to look as soon as a question can be asked; end where it never will be."""
     services.is_settled.wait()
     if services.progress.phase == "failed":
         _cannot_start(services.progress.detail)

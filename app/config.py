@@ -4,8 +4,11 @@ import textwrap
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MAX_PASSWORDS = 32
+PASSWORDS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[str, ...])
 
 
 class Settings(BaseSettings):
@@ -22,7 +25,11 @@ class Settings(BaseSettings):
         populate_by_name=True,
     )
 
-    role: Literal["all"] = Field("all", description="What this process does.")
+    role: Literal["all", "generate"] = Field(
+        "all",
+        description="What this process does: all is the whole appliance, generate the built-in "
+        "engine alone behind an OpenAI-compatible API.",
+    )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     data_dir: Path = Field(
@@ -59,6 +66,11 @@ class Settings(BaseSettings):
         "sentence-transformers/all-MiniLM-L6-v2",
         description="Embedding model: the built-in name, a local folder, or a hub name.",
     )
+    multilingual_embedding_model: str = Field(
+        "intfloat/multilingual-e5-small",
+        description="Embedding model to switch to where documents are in Chinese and the one in "
+        "use reads English only: a local folder, or a hub name in the local cache.",
+    )
     chunk_size_tokens: int = Field(
         200, ge=64, le=8192, description="Largest chunk, in tokens of the embedding model."
     )
@@ -91,11 +103,101 @@ class Settings(BaseSettings):
     max_answer_tokens: int = Field(512, ge=1, le=32768, description="Longest answer.")
     temperature: float = Field(0.2, ge=0, le=2, description="Sampling temperature of answers.")
 
+    served_model_name: str = Field(
+        "",
+        description="Role generate: name under which clients ask for the model; empty for "
+        "LLM_MODEL as it is written.",
+    )
+    drain_timeout_s: float = Field(
+        20,
+        ge=0,
+        le=3600,
+        description="Role generate: how long running answers may go on when the server stops.",
+    )
+    engine_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Numbers the engine computes with; auto is the fastest that fits."
+    )
+    engine_quantization: Literal["int8", "int4"] | None = Field(
+        None, description="Weights in so many bits, made so when they are loaded; empty for none."
+    )
+    engine_kv_cache_dtype: Literal["auto", "int8"] = Field(
+        "auto", description="Keys and values in the KV cache: int8 holds twice as many."
+    )
+    engine_speculative_tokens: int = Field(
+        5,
+        ge=0,
+        le=64,
+        description="Most tokens guessed ahead from the prompt and its passages, without changing "
+        "the text; 0 for none.",
+    )
+    engine_tool_parser: Literal[
+        "", "hermes", "llama3_json", "mistral", "granite", "phi4_mini_json"
+    ] = Field(
+        "",
+        description="How the model writes tool calls: hermes, llama3_json, mistral, granite or "
+        "phi4_mini_json; empty for what its chat template shows.",
+    )
+    engine_reasoning_parser: Literal["", "think"] = Field(
+        "",
+        description="How the model marks its thoughts: think; empty for what its chat template "
+        "shows.",
+    )
+    engine_lora_modules: str = Field(
+        "",
+        description="Role generate: LoRA adapters that are served as models beside LLM_MODEL: "
+        "name=folder, separated by commas.",
+    )
+    engine_max_lora_rank: int = Field(
+        16, ge=1, le=512, description="Role generate: largest rank of those adapters."
+    )
+    engine_max_model_len: int | None = Field(
+        None,
+        ge=32,
+        le=10_000_000,
+        description="Most tokens of prompt and answer; empty for what the model was trained for, "
+        "at most 32768.",
+    )
+    engine_kv_cache_mb: int | None = Field(
+        None,
+        ge=1,
+        le=10_000_000,
+        description="Memory for the engine's KV cache; empty for a share of what is free.",
+    )
+    engine_max_num_seqs: int = Field(
+        32, ge=1, le=4096, description="Requests that the engine computes at a time."
+    )
+    engine_max_num_batched_tokens: int = Field(
+        512,
+        ge=16,
+        le=1_000_000,
+        description="Tokens in one step of the engine: more fills GPUs, fewer keeps steps short.",
+    )
+    engine_max_num_queued: int = Field(
+        256, ge=1, le=100_000, description="Requests that wait for the engine; more get 429."
+    )
+
     retrieval_top_k: int = Field(6, ge=1, le=50, description="Sources offered to the generator.")
     retrieval_candidates: int = Field(
         50, ge=5, le=500, description="Chunks that each leg of the search returns."
     )
 
+    reranker_model: str = Field(
+        "",
+        description="Cross-encoder that orders the best chunks again: a local folder, or a hub "
+        "name in the local cache; empty for none.",
+    )
+    rerank_budget_ms: int = Field(
+        300,
+        ge=10,
+        le=60_000,
+        description="Longest time for that; chunks it did not come to stay below.",
+    )
+
+    web_allow_private: str = Field(
+        "",
+        description="Private hosts and networks that init-data may fetch pages from, separated by "
+        "commas, such as wiki.example.com,10.0.0.0/8. Public ones may always be fetched.",
+    )
     max_upload_mb: int = Field(100, ge=1, le=10_000, description="Largest file that is taken.")
     ingest_workers: int = Field(1, ge=1, le=64, description="Documents ingested at a time.")
     parse_timeout_s: float = Field(
@@ -103,6 +205,11 @@ class Settings(BaseSettings):
     )
     parse_memory_mb: int = Field(
         2048, ge=256, le=65536, description="Memory that parsing one file may use."
+    )
+    document_passwords: SecretStr | None = Field(
+        None,
+        description="Passwords tried in turn on protected PDF and Office files: separated by "
+        "commas, or a JSON list where one holds a comma.",
     )
     max_concurrent_answers: int = Field(
         16, ge=1, le=1024, description="Answers made at a time; more wait in a queue."
@@ -113,6 +220,38 @@ class Settings(BaseSettings):
     num_threads: int = Field(
         0, ge=0, le=512, description="Threads for embedding and the engine; 0 for all cores."
     )
+
+    @model_validator(mode="after")
+    def step_serves_all(self) -> Self:
+        """A step gives each running request at least one token."""
+        if self.engine_max_num_batched_tokens < self.engine_max_num_seqs:
+            raise ValueError(
+                f"FOLIO_ENGINE_MAX_NUM_BATCHED_TOKENS={self.engine_max_num_batched_tokens} is "
+                f"below FOLIO_ENGINE_MAX_NUM_SEQS={self.engine_max_num_seqs}"
+            )
+        return self
+
+    @property
+    def passwords(self) -> tuple[str, ...]:
+        """The document passwords one by one."""
+        text = self.document_passwords.get_secret_value() if self.document_passwords else ""
+        if text.lstrip().startswith("["):
+            return PASSWORDS.validate_json(text)
+        return tuple(filter(None, (part.strip() for part in text.split(","))))
+
+    @model_validator(mode="after")
+    def passwords_can_be_read(self) -> Self:
+        """Each costs time on each protected file, so that there is a limit."""
+        try:
+            num_passwords = len(self.passwords)
+        except ValidationError:
+            raise ValueError("FOLIO_DOCUMENT_PASSWORDS is no JSON list of texts") from None
+        if num_passwords > MAX_PASSWORDS:
+            raise ValueError(
+                f"FOLIO_DOCUMENT_PASSWORDS holds {num_passwords} passwords, {MAX_PASSWORDS} is the "
+                "most"
+            )
+        return self
 
     @model_validator(mode="after")
     def overlap_fits(self) -> Self:

@@ -4,7 +4,7 @@ It imports nothing of ours. Offsets are half-open character offsets into `Parsed
 scores are higher-is-better, ranks and source numbers start at 1, times are UTC.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -12,6 +12,11 @@ from types import MappingProxyType
 from typing import Literal
 
 Language = Literal["en", "zh"]
+MetadataValue = str | float | bool
+# Documents that were made from a stored file: their source, and how their path, its id, begins.
+STORED_SOURCE = "api"
+STORED_PREFIX = "file-"
+FACT_PREFIX = "folio."  # of what a filter can ask about the document itself
 NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
@@ -36,16 +41,75 @@ class DocumentStatus(StrEnum):
 
 
 class JobStage(StrEnum):
-    """The step that an ingestion job is in; the last three are final."""
+    """The step that an ingestion job is in; the last four are final.
+
+    A quarantined one has failed in a way that costs much each time (it killed its process, or ran
+    into a limit): it is tried again only when it is asked for by name.
+    """
 
     QUEUED = "queued"
     PARSING = "parsing"
     CHUNKING = "chunking"
     EMBEDDING = "embedding"
     STORING = "storing"
+    PAUSED = "paused"
     DONE = "done"
     FAILED = "failed"
+    QUARANTINED = "quarantined"
     CANCELLED = "cancelled"
+
+
+class IndexState(StrEnum):
+    """Where an index stands: one serves, one may be made beside it, and one was served before.
+
+    `building` becomes `ready` when it holds all documents and finds what the serving one finds,
+    `warning` when it does not; `discarded` ones are being deleted.
+    """
+
+    BUILDING = "building"
+    READY = "ready"
+    WARNING = "warning"
+    SERVING = "serving"
+    PREVIOUS = "previous"
+    DISCARDED = "discarded"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSpec:
+    """What makes an index: `name` is that of its collection in the vector store."""
+
+    name: str
+    embedding_model: str
+    dimension: int
+    chunker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """The shares (0 to 1) of test questions whose document each index finds among its best `k`."""
+
+    num_queries: int
+    k: int
+    tolerance: float
+    serving: float
+    built: float
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """An index and how far it is: `num_missing` of all documents are not in it yet."""
+
+    spec: IndexSpec
+    state: IndexState
+    num_documents: int
+    num_missing: int
+    num_failed: int
+    num_chunks: int
+    switches_itself: bool
+    recall: Recall | None
+    reason: str | None
+    created_at: datetime
+    switched_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +141,16 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class ParsedDocument:
-    """What a parser makes of a file: the text that every offset refers to, and its structure."""
+    """What a parser makes of a file: the text that every offset refers to, and its structure.
+
+    `note` says what of the file could not be read, where the rest could.
+    """
 
     text: str
     title: str
     blocks: tuple[Block, ...]
     num_pages: int | None = None
-    metadata: Mapping[str, str] = field(default_factory=lambda: NO_METADATA)
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +197,8 @@ class Document:
 
     Identity is (collection, source, path); `content_hash` is the SHA-256 of the file's bytes.
     `stage` and `progress` (0–1) are those of its latest job; `error` says what failed and the
-    way out. `source` is "upload", "folder" or "manual".
+    way out; of a ready document, what of its file could not be read. `source` is "upload",
+    "folder", "web" or "manual".
     """
 
     id: str
@@ -150,11 +218,16 @@ class Document:
     num_chunks: int
     created_at: datetime
     updated_at: datetime
+    metadata: Mapping[str, MetadataValue] = field(default_factory=lambda: NO_METADATA)
 
 
 @dataclass(frozen=True, slots=True)
 class IncomingFile:
-    """A file on its way into the library; its bytes lie already under `content_hash`."""
+    """A file on its way into the library; its bytes lie already under `content_hash`.
+
+    `owner` is whose turn ingesting it takes: a user, or where there are none the source.
+    `metadata` replaces what the document has; None leaves that as it is.
+    """
 
     collection_id: str
     source: str
@@ -163,6 +236,8 @@ class IncomingFile:
     media_type: str
     content_hash: str
     num_bytes: int
+    metadata: Mapping[str, MetadataValue] | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +260,54 @@ class DocumentCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file that was sent by itself and waits to be put into collections."""
+
+    id: str
+    name: str
+    media_type: str
+    content_hash: str
+    num_bytes: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FileBatch:
+    """Files that were put into a collection together."""
+
+    id: str
+    collection_id: str
+    file_ids: tuple[str, ...]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionCounts:
+    """A collection in numbers."""
+
+    num_bytes: int
+    num_pending: int
+    num_ready: int
+    num_cancelled: int
+    num_documents: int
+
+    @property
+    def num_failed(self) -> int:
+        """What is neither pending, ready nor cancelled."""
+        return self.num_documents - self.num_pending - self.num_ready - self.num_cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A page by time: at most `limit`, behind the id `after` or before the id `before`."""
+
+    limit: int
+    is_ascending: bool
+    after: str | None = None
+    before: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A leased ingestion job: the right to work on one document until `lease_until`.
 
@@ -198,6 +321,23 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueEntry:
+    """A document's latest job as the queue shows it; `reason` is why it waits or failed."""
+
+    id: str
+    document_id: str
+    document_name: str
+    owner: str
+    stage: JobStage
+    progress: float
+    attempts: int
+    reason: str | None
+    queued_at: datetime
+    heartbeat_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class HitScores:
     """The score of each leg for one hit; None where the leg did not return it."""
 
@@ -208,13 +348,31 @@ class HitScores:
 
 @dataclass(frozen=True, slots=True)
 class SearchHit:
-    """A chunk that retrieval found, best first; `score` is the fused one."""
+    """A chunk that retrieval found; `score` is the fused one.
+
+    Hits come best first: by the reranker's score where there is one, then by the fused one.
+    """
 
     chunk: Chunk
     document_name: str
     document_title: str
     score: float
     scores: HitScores
+
+
+@dataclass(frozen=True, slots=True)
+class SearchTimings:
+    """Seconds that the steps of a search took, dense and lexical side by side.
+
+    None for a step that was not done.
+    """
+
+    embed_s: float | None = None
+    dense_s: float | None = None
+    lexical_s: float | None = None
+    rank_s: float | None = None
+    rerank_s: float | None = None
+    total_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +387,7 @@ class Evidence:
     hits: tuple[SearchHit, ...]
     confidence: float
     is_sufficient: bool
+    timings: SearchTimings = field(default_factory=SearchTimings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,16 +399,65 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Comparison:
+    """A document's metadata value beside another of the same type; `value` is a tuple for in, nin.
+
+    A document without the key, or with a value of another type, is matched by ne and nin alone.
+    Texts are ordered by code points.
+    """
+
+    key: str
+    operator: Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin"]
+    value: MetadataValue | tuple[MetadataValue, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """Filters of which all (and) or at least one (or) must match."""
+
+    operator: Literal["and", "or"]
+    filters: tuple["MetadataFilter", ...]
+
+
+MetadataFilter = Comparison | Combination
+
+
+@dataclass(frozen=True, slots=True)
+class SearchScope:
+    """Where a search may look: None in every collection, an empty tuple in none.
+
+    Documents must match `filter`. A vector store knows no metadata: the retriever writes the
+    documents that match into `document_ids`, with the same meaning of None and empty.
+    """
+
+    collection_ids: tuple[str, ...] | None = None
+    filter: MetadataFilter | None = None
+    document_ids: tuple[str, ...] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing can be found."""
+        return self.collection_ids == () or self.document_ids == ()
+
+    @classmethod
+    def of(cls, wanted: Sequence[str], filter: MetadataFilter | None = None) -> "SearchScope":
+        """Read a request's list, where nothing chosen means every collection."""
+        return cls(tuple(wanted) or None, filter)
+
+
+EVERYWHERE = SearchScope()
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """What a user asks: the last user message, the turns before it, and where to look.
 
-    An empty `collection_ids` means all collections. `language` is the answer's; None follows
-    the question.
+    `language` is the answer's; None follows the question.
     """
 
     text: str
     history: tuple[Message, ...] = ()
-    collection_ids: tuple[str, ...] = ()
+    scope: SearchScope = EVERYWHERE
     language: Language | None = None
     max_tokens: int | None = None
     temperature: float | None = None
@@ -328,7 +536,7 @@ class Answer:
     """A finished answer.
 
     When `is_refusal`, nothing relevant was found and nothing was invented; `sources` then hold
-    the nearest chunks.
+    the nearest chunks. `query` is what was searched, empty where nothing was.
     """
 
     text: str
@@ -339,6 +547,7 @@ class Answer:
     usage: Usage
     timings: Timings
     finish_reason: Literal["stop", "length"] = "stop"
+    query: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,6 +600,39 @@ Event = Stage | Sources | TextDelta | Cited | Finished | Failed
 
 
 @dataclass(frozen=True, slots=True)
+class AskedQuestion:
+    """A question with what is known of its answer.
+
+    `answers` are wordings that are right, empty where none is known; `sources` name the passages
+    or documents that hold it.
+    """
+
+    text: str
+    answers: tuple[str, ...]
+    sources: frozenset[str]
+    is_answerable: bool
+
+
+EvaluationState = Literal["running", "done", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Questions that were asked of the library to measure it; `generator` names who answered."""
+
+    id: str
+    name: str
+    generator: str
+    state: EvaluationState
+    num_questions: int
+    num_done: int
+    figures: Mapping[str, float]
+    error: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class ChatMessage:
     """A stored message. An assistant message keeps its sources as they were when it was written.
 
@@ -413,6 +655,7 @@ class ChatMessage:
     run_id: str | None = None
     error: str | None = None
     feedback: int = 0
+    query: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import Depends, FastAPI
 
@@ -11,29 +12,50 @@ from app.api import (
     chat_routes,
     collection_routes,
     document_routes,
+    embedding_routes,
     errors,
+    evaluation_routes,
+    file_routes,
+    index_routes,
+    job_routes,
+    mcp_routes,
     openai_routes,
+    rerank_routes,
     run_routes,
     search_routes,
     status_routes,
+    vector_store_routes,
 )
-from app.api.deps import refuse_other_sites, require_api_key
 from app.api.frontend import SECURITY_HEADERS, mount_frontend
+from app.api.guards import parse_hosts, refuse_other_sites, require_api_key
+from app.api.mcp_routes import McpApp
 from app.api.middleware import BodyLimit, DefaultHeaders, HttpMetrics
 from app.api.runs import Runs
 from app.config import Settings
+from app.evaluations import Evaluations
 from app.services import Services
-from app.wiring import build_services
+from app.wiring.appliance import build_services
 
 MAX_BODY_BYTES = 4_000_000  # of every request but an upload
 CLOSE_TIMEOUT_S = 15.0
+UPLOADS = (document_routes.router.prefix, file_routes.router.prefix)
 PROTECTED = (
     status_routes.router,
     collection_routes.router,
     document_routes.router,
+    index_routes.router,
+    job_routes.router,
     search_routes.router,
     chat_routes.router,
     run_routes.router,
+    evaluation_routes.router,
+)
+OPENAI = (
+    openai_routes.router,
+    embedding_routes.router,
+    rerank_routes.router,
+    file_routes.router,
+    vector_store_routes.router,
 )
 
 
@@ -42,12 +64,10 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     app = create_routes()
     app.state.services = services or build_services(settings)
     app.state.api_key = settings.api_key.get_secret_value() if settings.api_key else None
-    names = (name.strip().lower() for name in settings.allowed_hosts.split(","))
-    app.state.allowed_hosts = frozenset(name for name in names if name)
+    app.state.allowed_hosts = parse_hosts(settings.allowed_hosts)
+    app.state.drain = partial(drain, app)
     mount_frontend(app, settings.frontend_dir)
-    app.add_middleware(
-        BodyLimit, max_bytes=MAX_BODY_BYTES, unlimited_path=document_routes.router.prefix
-    )
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, unlimited_paths=UPLOADS)
     app.add_middleware(DefaultHeaders, headers=SECURITY_HEADERS)
     app.add_middleware(HttpMetrics)
     return app
@@ -69,14 +89,15 @@ def create_routes() -> FastAPI:
     guards = [Depends(refuse_other_sites), Depends(require_api_key)]
     for router in PROTECTED:
         app.include_router(router, dependencies=guards, responses=errors.ERROR_RESPONSES)
-    app.include_router(
-        openai_routes.router, dependencies=guards, responses=errors.OPENAI_ERROR_RESPONSES
-    )
+    app.include_router(mcp_routes.router, dependencies=guards)
+    for router in OPENAI:
+        app.include_router(router, dependencies=guards, responses=errors.OPENAI_ERROR_RESPONSES)
     return app
 
 
 async def drain(app: FastAPI) -> None:
     """Stop the answers, storing their text, and end the event streams; new answers are refused."""
+    await app.state.evaluations.close()
     await app.state.runs.close()
     if not app.state.closing.done():
         app.state.closing.set_result(None)
@@ -88,9 +109,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     limits = services.limits
     app.state.runs = Runs(limits.max_concurrent_answers, limits.max_queued_answers)
     app.state.closing = asyncio.get_running_loop().create_future()
+    app.state.mcp = McpApp(services)
+    app.state.evaluations = Evaluations(services)
     services.start()
     try:
         yield
     finally:
         await drain(app)
+        await app.state.mcp.close()
         await asyncio.to_thread(services.close, CLOSE_TIMEOUT_S)

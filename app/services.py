@@ -11,21 +11,26 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from app.db.chats import ChatRepository
 from app.db.chunks import ChunkRepository
 from app.db.collections import CollectionRepository
 from app.db.documents import DocumentRepository
+from app.db.evaluations import EvaluationRepository
+from app.db.indexes import IndexRepository
+from app.db.jobs import JobRepository
 from app.db.session import Database
-from app.domain import Language
+from app.db.stored_files import StoredFileRepository
+from app.domain import IndexSpec, Language
 from app.errors import FolioError, Starting
 from app.rag.document_processor import DocumentProcessor
+from app.rag.index_builder import IndexBuilder
 from app.rag.pipeline import AnswerPipeline
-from app.rag.protocols import Embedder, Generator, Retriever, VectorStore
+from app.rag.protocols import Embedder, Generator, Reranker, Retriever, VectorStore
+from app.startup import Phase, Progress
 
 logger = logging.getLogger(__name__)
-Phase = Literal["starting", "ready", "failed"]
 Part = TypeVar("Part")
 ASK_GENERATOR_EACH_S = 15.0
 CHECKS_HOLD_S = 5.0
@@ -52,14 +57,23 @@ class Records:
     chunks: ChunkRepository
     chats: ChatRepository
     collections: CollectionRepository
+    jobs: JobRepository
+    files: StoredFileRepository
+    indexes: IndexRepository
+    evaluations: EvaluationRepository
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where the start stands, in words for the user."""
+class IndexModels(Protocol):
+    """The embedding models of this machine, of which an index may be made."""
 
-    phase: Phase
-    detail: str
+    def names(self) -> Sequence[str]: ...
+    def multilingual(self) -> str | None:
+        """One that understands Chinese; None where none is at hand."""
+        ...
+
+    def spec(self, model: str) -> IndexSpec:
+        """Raise InvalidInput for a model that is not among `names`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +110,9 @@ class Services:
     embedder: Embedder | None = None
     store: VectorStore | None = None
     processor: DocumentProcessor | None = None
+    index_builder: IndexBuilder | None = None
+    index_models: "IndexModels | None" = None
+    reranker: Reranker | None = None
     retriever: Retriever | None = None
     generator: Generator | None = None
     pipeline: AnswerPipeline | None = None
@@ -150,9 +167,11 @@ class Services:
             return checks
 
     def _ask_all(self) -> list[Check]:
+        reranker = self.reranker
         return [
             _check("database", self.records.database.check),
             _check("embedder", lambda: self.require(self.embedder).name),
+            *([_check("reranker", lambda: reranker.name)] if reranker else []),
             _check("vector store", lambda: self.require(self.store).check()),
             _check("generator", self._ask_generator),
         ]

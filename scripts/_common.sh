@@ -189,6 +189,21 @@ setup_python() {
   say "$wanted" >"$stamp"
 }
 
+# compile_kernels: the engine's C++ kernels for this CPU, once. Where that cannot be, torch computes
+# instead of them, more slowly.
+compile_kernels() {
+  local build=(env PYTHONPATH="$ROOT" "$VENV/bin/python" -m app.engine.kernels.cpu.build)
+  if "${build[@]}" --check; then return 0; fi
+  if ! command -v g++ >/dev/null 2>&1 && ! command -v clang++ >/dev/null 2>&1; then
+    say "==> No C++ compiler: torch computes instead of the engine's own CPU kernels, more slowly"
+    say "    (Debian, Ubuntu: apt-get install g++; macOS: xcode-select --install; then start again)"
+    return 0
+  fi
+  # In a shell of its own: a failure is told, and ends nothing.
+  (step "Compiling the engine's CPU kernels (once, about half a minute)" kernels "${build[@]}") ||
+    say "    Going on: torch computes instead of them, more slowly."
+}
+
 # node_is_new_enough NODE: Node >= 20.19, what the frontend's tools ask for.
 node_is_new_enough() {
   "$1" -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)' 2>/dev/null

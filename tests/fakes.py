@@ -22,6 +22,7 @@ from app.domain import (
     HitScores,
     Question,
     SearchHit,
+    SearchScope,
     Source,
     Usage,
 )
@@ -136,22 +137,18 @@ class FakeVectorStore:
         for id in chunk_ids:
             self.chunks.pop(id, None)
 
-    def search_dense(
-        self, vector: Vectors, limit: int, collection_ids: Sequence[str]
-    ) -> list[ScoredChunk]:
+    def search_dense(self, vector: Vectors, limit: int, scope: SearchScope) -> list[ScoredChunk]:
         query = np.asarray(vector, dtype=np.float32).reshape(-1)
-        return self._best(
-            {c.chunk_id: float(c.dense @ query) for c in self._in(collection_ids)}, limit
-        )
+        return self._best({c.chunk_id: float(c.dense @ query) for c in self._in(scope)}, limit)
 
     def search_sparse(
-        self, vector: SparseVector, limit: int, collection_ids: Sequence[str]
+        self, vector: SparseVector, limit: int, scope: SearchScope
     ) -> list[ScoredChunk]:
         scores = {
             chunk.chunk_id: sum(
                 weight * chunk.sparse.get(term, 0.0) for term, weight in vector.items()
             )
-            for chunk in self._in(collection_ids)
+            for chunk in self._in(scope)
         }
         return self._best({id: score for id, score in scores.items() if score > 0}, limit)
 
@@ -161,9 +158,15 @@ class FakeVectorStore:
     def check(self) -> str:
         return f"fake store, {self.count()} chunks"
 
-    def _in(self, collection_ids: Sequence[str]) -> list[ChunkVectors]:
-        wanted = set(collection_ids)
-        return [c for c in self.chunks.values() if not wanted or c.collection_id in wanted]
+    def _in(self, scope: SearchScope) -> list[ChunkVectors]:
+        assert scope.filter is None
+        inside, documents = scope.collection_ids, scope.document_ids
+        return [
+            chunk
+            for chunk in self.chunks.values()
+            if (inside is None or chunk.collection_id in inside)
+            and (documents is None or chunk.document_id in documents)
+        ]
 
     @staticmethod
     def _best(scores: Mapping[str, float], limit: int) -> list[ScoredChunk]:
@@ -190,12 +193,13 @@ class FakeRetriever:
         if self.error:
             raise self.error
         wanted = set(words_of(question.text))
+        ids = question.scope.collection_ids
         scored = [
             replace(
                 hit, score=len(wanted & set(words_of(hit.chunk.span.text))) / max(1, len(wanted))
             )
             for hit in self.hits
-            if not question.collection_ids or hit.chunk.collection_id in question.collection_ids
+            if ids is None or hit.chunk.collection_id in ids
         ]
         ranked = sorted(scored, key=lambda hit: -hit.score)[:limit]
         confidence = ranked[0].score if ranked else 0.0

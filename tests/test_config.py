@@ -62,3 +62,16 @@ def test_secrets_are_not_shown(monkeypatch):
     monkeypatch.setenv("FOLIO_API_KEY", "geheim")
     monkeypatch.setenv("LLM_API_KEY", "geheim")
     assert "geheim" not in repr(Settings(_env_file=None))
+
+
+def test_document_passwords_come_with_commas_or_as_json():
+    def passwords(text):
+        return Settings(_env_file=None, document_passwords=text).passwords
+
+    assert passwords("") == ()
+    assert passwords(" a, b ,") == ("a", "b")
+    assert passwords('["a,b", " c"]') == ("a,b", " c")
+    with pytest.raises(ValidationError, match="no JSON list of texts"):
+        passwords("[1")
+    with pytest.raises(ValidationError, match="32 is the most"):
+        passwords(",".join("x" * 33))

@@ -1,9 +1,11 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from app.db.collections import CollectionRepository
 from app.db.documents import DocumentRepository
+from app.db.jobs import JobRepository
 from app.db.session import Database
 from app.manual import COLLECTION, add_manual, sample_questions
 from tests.api.conftest import FakeProcessor
@@ -27,7 +29,8 @@ class Home:
         self.database.migrate()
         self.documents = DocumentRepository(self.database)
         self.collections = CollectionRepository(self.database)
-        self.processor = FakeProcessor(self.documents, folder / "files")
+        records = SimpleNamespace(documents=self.documents, jobs=JobRepository(self.database))
+        self.processor = FakeProcessor(records, folder / "files")
 
     def add(self):
         suffixes = {".md", ".json"}

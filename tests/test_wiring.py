@@ -8,7 +8,8 @@ from app.config import Settings
 from app.domain import Question
 from app.errors import Conflict, GeneratorUnavailable, InvalidInput, Unavailable
 from app.rag.llm.discovery import ModelChoice
-from app.wiring import build_services, loading
+from app.wiring import loading
+from app.wiring.appliance import build_services
 from tests.fakes import FakeEmbedder, FakeGenerator, FakeRetriever
 
 
@@ -116,3 +117,19 @@ def test_leftovers_of_broken_uploads_are_gone_after_a_start(settings):
     services = build_services(settings)
     assert list(services.upload_dir.iterdir()) == []
     services.close(1)
+
+
+def test_reranker_is_loaded_where_one_is_set_and_shown_with_the_other_parts(
+    settings, services, monkeypatch
+):
+    class Scorer:
+        name = "org/reranker"
+        is_multilingual = True
+
+    monkeypatch.setattr(loading, "load_cross_encoder", lambda name: Scorer())
+    loading.load_reranker(settings, services)
+    assert services.reranker is None
+    chosen = settings.model_copy(update={"reranker_model": "org/reranker"})
+    loading.load_reranker(chosen, services)
+    [check] = [check for check in services.checks() if check.name == "reranker"]
+    assert (check.is_ok, check.detail) == (True, "org/reranker")

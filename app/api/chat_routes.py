@@ -18,8 +18,8 @@ from app.api.schemas import (
     MessageIn,
     MessageOut,
     RunOut,
-    Text,
 )
+from app.api.wire_model import Text
 
 router = APIRouter(prefix="/api", tags=["chats"])
 
@@ -67,7 +67,7 @@ async def ask_question(
 ) -> RunOut:
     """Ask: the answer is made by a run, whose events are at /api/runs/{run_id}/events."""
     chat = await asyncio.to_thread(services.records.chats.get, chat_id)
-    asked, answer = await ask(services, runs, chat, message.text, message.language)
+    asked, answer = await ask(services, runs, chat, message)
     assert answer.run_id is not None
     return RunOut(run_id=answer.run_id, question=message_out(asked), answer=message_out(answer))
 

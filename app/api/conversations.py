@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from itertools import pairwise
 
+from app.api.filters import read_filter
 from app.api.runs import Outcome, Runs
-from app.domain import Chat, ChatMessage, Language, Message, Question
+from app.api.schemas import MessageIn
+from app.domain import Chat, ChatMessage, Message, Question, SearchScope
 from app.errors import NotFound
 from app.services import Services
 
@@ -14,19 +16,22 @@ MAX_TITLE_CHARACTERS = 60
 
 
 async def ask(
-    services: Services, runs: Runs, chat: Chat, text: str, language: Language | None
+    services: Services, runs: Runs, chat: Chat, wanted: MessageIn
 ) -> tuple[ChatMessage, ChatMessage]:
     """Store the question and its running answer, and start the run that writes it."""
     pipeline = services.require(services.pipeline)
+    scope = SearchScope.of(chat.collection_ids, read_filter(wanted.filters))
     generator = services.require(services.generator).info
     run = runs.open(generator, chat.id)
     chats = services.records.chats
     try:
-        asked, answer = await asyncio.to_thread(_store_question, services, chat, text, run.id)
+        asked, answer = await asyncio.to_thread(
+            _store_question, services, chat, wanted.text, run.id
+        )
     except BaseException:
         runs.discard(run)
         raise
-    question = Question(text, history_of(chat.messages), chat.collection_ids, language)
+    question = Question(wanted.text, history_of(chat.messages), scope, wanted.language)
 
     async def keep(outcome: Outcome) -> ChatMessage:
         return await asyncio.to_thread(

@@ -4,9 +4,10 @@ import mimetypes
 from typing import TypeVar
 
 from app.api import schemas as wire
+from app.api.wire_model import WireModel
 from app.domain import Chat, ChatMessage, Chunk, Evidence, SearchHit, Source
 
-Out = TypeVar("Out", bound=wire.WireModel)
+Out = TypeVar("Out", bound=WireModel)
 
 
 def out(kind: type[Out], value: object) -> Out:
@@ -65,6 +66,7 @@ def search_out(evidence: Evidence, seconds: float) -> wire.SearchOut:
         confidence=evidence.confidence,
         is_sufficient=evidence.is_sufficient,
         seconds=seconds,
+        timings=out(wire.SearchTimingsOut, evidence.timings),
     )
 
 
@@ -80,6 +82,7 @@ def message_out(message: ChatMessage) -> wire.MessageOut:
         sources=[source_out(source) for source in message.sources],
         citations=[out(wire.CitationOut, citation) for citation in message.citations],
         is_refusal=message.is_refusal,
+        query=message.query,
         generator=out(wire.GeneratorOut, generator) if generator else None,
         timings=out(wire.TimingsOut, message.timings),
         usage=out(wire.UsageOut, message.usage),

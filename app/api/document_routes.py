@@ -11,23 +11,26 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 from starlette.requests import ClientDisconnect
 
-from app.api.convert import chunk_out, out
+from app.api.convert import chunk_out, hit_out, out
 from app.api.deps import ServicesDep
 from app.api.errors import ACCEPTED, NO_CONTENT, body_of
+from app.api.filters import read_metadata
 from app.api.schemas import (
     ChunkPage,
     DocumentOut,
     DocumentPage,
+    DocumentPatch,
     DocumentTextOut,
     RejectedFile,
     RemovedEvent,
-    Text,
+    SourceOut,
     UploadOut,
 )
 from app.api.sse import EventStream, event
 from app.api.uploads import Upload, UploadLimits, read_upload, require_space
+from app.api.wire_model import Text
 from app.domain import Document
-from app.errors import FolioError, InvalidInput
+from app.errors import FolioError, InvalidInput, NotFound
 from app.services import Services
 
 router = APIRouter(prefix="/api/documents", tags=["documents"])
@@ -57,10 +60,16 @@ UPLOAD_BODY = {
                             "items": {"type": "string", "format": "binary"},
                         },
                         "collection_id": {"type": "string"},
+                        "metadata": {
+                            "type": "string",
+                            "description": "A JSON object with texts, numbers, true or false, "
+                            "which searches can be narrowed by; for all files of this upload.",
+                        },
                         "path": {
                             "type": "string",
                             "description": "Where the one file lies on the sender's machine, in "
-                            "full: it is then the same document as that ingested from there.",
+                            "full, or its address on the web: it is then the same document as "
+                            "that ingested from there.",
                         },
                     },
                 }
@@ -130,6 +139,17 @@ def get_document(document_id: str, services: ServicesDep) -> DocumentOut:
     return out(DocumentOut, services.records.documents.get(document_id))
 
 
+@router.patch("/{document_id}")
+def change_document(document_id: str, patch: DocumentPatch, services: ServicesDep) -> DocumentOut:
+    """Follow a file of a folder to its new path, or set metadata: chunks and citations stay."""
+    processor = services.require(services.processor)
+    if patch.path is not None:
+        processor.move(document_id, patch.path)
+    if patch.metadata is not None:
+        processor.set_metadata(document_id, patch.metadata)
+    return out(DocumentOut, services.records.documents.get(document_id))
+
+
 @router.delete("/{document_id}", status_code=NO_CONTENT, response_class=Response)
 def delete_document(document_id: str, services: ServicesDep) -> None:
     """Delete a document, its chunks and its file."""
@@ -138,8 +158,20 @@ def delete_document(document_id: str, services: ServicesDep) -> None:
 
 @router.post("/{document_id}/reindex", status_code=ACCEPTED)
 def reindex_document(document_id: str, services: ServicesDep) -> DocumentOut:
-    """Read, cut and embed the document again; also the retry of a failed one."""
+    """Read, cut and embed the document again; also the retry of a failed or paused one."""
     return out(DocumentOut, services.require(services.processor).reindex(document_id))
+
+
+@router.post("/{document_id}/cancel")
+def cancel_document(document_id: str, services: ServicesDep) -> DocumentOut:
+    """End the document's job, also in the middle; what was searchable before stays so."""
+    return out(DocumentOut, services.require(services.processor).cancel(document_id))
+
+
+@router.post("/{document_id}/pause")
+def pause_document(document_id: str, services: ServicesDep) -> DocumentOut:
+    """Hold the document's job until it is re-indexed."""
+    return out(DocumentOut, services.require(services.processor).pause(document_id))
 
 
 @router.get("/{document_id}/file", response_class=FileResponse)
@@ -183,6 +215,15 @@ def get_chunks(
     )
 
 
+@router.get("/{document_id}/chunks/{chunk_id}")
+def get_chunk(document_id: str, chunk_id: str, services: ServicesDep) -> SourceOut:
+    """One chunk as a citation shows it; not found once the document was read anew."""
+    hit = services.records.chunks.hits([chunk_id]).get(chunk_id)
+    if hit is None or hit.chunk.document_id != document_id:
+        raise NotFound(f"document {document_id} has no chunk {chunk_id} any more")
+    return hit_out(hit, number=1)
+
+
 def _add_files(services: Services, upload: Upload) -> UploadOut:
     if not upload.files:
         raise InvalidInput("the upload holds no file: send each in a field named files")
@@ -192,20 +233,29 @@ def _add_files(services: Services, upload: Upload) -> UploadOut:
     place = upload.fields.get("path", "")
     if place and len(upload.files) > 1:
         raise InvalidInput("path is the place of one file: send each file in an upload of its own")
-    source = "folder" if place else "upload"
+    source = source_of(place)
+    metadata = read_metadata(upload.fields.get("metadata", ""))
     result = UploadOut(accepted=[], unchanged=[], rejected=[])
     for file in upload.files:
         path, name = (place, PurePosixPath(place).name) if place else (file.path, file.name)
+        name = file.name if source == "web" else name
         try:
             if file.error:
                 raise file.error
-            added = processor.add_file(collection_id, source, path, name, file.file)
+            added = processor.add_file(collection_id, source, path, name, file.file, metadata)
         except FolioError as error:
             result.rejected.append(RejectedFile(name=file.name, error=body_of(error)))
             continue
         kind = result.unchanged if added.outcome == "unchanged" else result.accepted
         kind.append(out(DocumentOut, added.document))
     return result
+
+
+def source_of(place: str) -> str:
+    """Where a file came from, by its place: an address, a path, or none."""
+    if not place:
+        return "upload"
+    return "web" if place.startswith(("http://", "https://")) else "folder"
 
 
 async def _changes(services: Services) -> AsyncGenerator[bytes]:

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 ACCEPTED = HTTPStatus.ACCEPTED
 BODY_TOO_LARGE = 413
 CREATED = HTTPStatus.CREATED
+CLIENT_LEFT = 499  # nobody sees it: a name for the log and the metrics
 NO_CONTENT = HTTPStatus.NO_CONTENT
 NOT_READY = HTTPStatus.SERVICE_UNAVAILABLE
 STATUS = {
@@ -41,6 +42,11 @@ STATUS = {
     "starting": 503,
     "store_unavailable": 503,
     "generator_unavailable": 503,
+    # the engine's own
+    "invalid_request": 422,
+    "prompt_too_long": 422,
+    "generation_failed": 500,
+    "engine_stopped": 503,
 }
 CODES = {status: code for code, status in reversed(STATUS.items())} | {400: "invalid_input"}
 OPENAI_STATUS = {422: 400}  # where OpenAI uses another one
@@ -50,6 +56,7 @@ OPENAI_TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
+OPENAI_PATHS = ("/v1/", "/tokenize", "/detokenize")
 RETRY_UNAVAILABLE_S = 2.0
 # what the OpenAPI document says of error answers
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorOut}}
@@ -99,7 +106,7 @@ def failed_answer(request: Request, body: ErrorBody) -> JSONResponse:
 
 
 def _answer(request: Request, status: int, body: ErrorBody) -> JSONResponse:
-    if request.url.path.startswith("/v1/"):
+    if request.url.path.startswith(OPENAI_PATHS):
         status = OPENAI_STATUS.get(status, status)
         content = openai_error(body, status)
     else:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -58,13 +58,13 @@ class BodyLimit:
     FastAPI's own limit answers in plain text; this one's error gets the envelope of its face.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, unlimited_path: str) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, unlimited_paths: Collection[str] = ()) -> None:
         self._app = app
         self._max_bytes = max_bytes
-        self._unlimited_path = unlimited_path
+        self._unlimited_paths = unlimited_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] == self._unlimited_path:
+        if scope["type"] != "http" or scope["path"] in self._unlimited_paths:
             await self._app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "")

@@ -1,5 +1,6 @@
 """Answers and their events in OpenAI's shapes; sources in every form that clients read."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,11 +28,14 @@ class Envelope:
     created: int
     model: str
     base_url: str
+    lists_sources: bool = False
 
     def completion(self, answer: Answer) -> ChatCompletion:
         """The whole answer."""
         message = AssistantMessage(
-            role="assistant", content=answer.text, annotations=self.annotations(answer)
+            role="assistant",
+            content=answer.text + self.source_list(answer),
+            annotations=self.annotations(answer),
         )
         return ChatCompletion(
             id=self.id,
@@ -55,6 +59,18 @@ class Envelope:
         """The sources, sent before the first token."""
         chunk = self._chunk(AssistantMessage())
         return chunk.model_copy(update=dict(self.grounding(sources)))
+
+    def source_list(self, answer: Answer) -> str:
+        """What the answer cites as a Markdown list, where that was asked for."""
+        cited = {citation.number for citation in answer.citations}
+        if not self.lists_sources or not cited:
+            return ""
+        lines = [
+            f"- [{source.number}] [{_plain(source.hit.document_name)}]({self.url(source)})"
+            for source in answer.sources
+            if source.number in cited
+        ]
+        return "\n\n" + "\n".join(lines)
 
     def closing(self, answer: Answer) -> ChatCompletionChunk:
         """The last chunk of the text: why it ended, its citations, its sources again."""
@@ -112,6 +128,11 @@ def usage_tokens(answer: Answer) -> UsageTokens:
     return UsageTokens(
         prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion
     )
+
+
+def _plain(name: str) -> str:
+    """A name that cannot break out of a link's text."""
+    return re.sub(r"([\\\[\]])", r"\\\1", name)
 
 
 def _title(source: Source) -> str:

@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing
 
+from app.api.filters import read_filter
 from app.api.openai_schemas import ChatCompletionIn, ModelOut
 from app.api.runs import Ask
 from app.api.schemas import MAX_QUESTION_CHARACTERS
@@ -14,6 +15,7 @@ from app.domain import (
     GenerationRequest,
     Message,
     Question,
+    SearchScope,
     TextDelta,
     Timings,
     Usage,
@@ -77,11 +79,11 @@ def ask_for(services: Services, model: ModelOut, wanted: ChatCompletionIn) -> As
         request = _plain_request(services, wanted)
         return lambda: _in_turn(pipeline.slot(), _generate(generator, request))
     services.require_collections(wanted.rag.collection_ids)
-    collection_ids = (model.collection_id,) if model.collection_id else ()
+    collection_ids = [model.collection_id] if model.collection_id else wanted.rag.collection_ids
     question = Question(
         text=_question_text(wanted),
         history=_messages(wanted)[:-1],
-        collection_ids=collection_ids or tuple(wanted.rag.collection_ids),
+        scope=SearchScope.of(collection_ids, read_filter(wanted.rag.filters)),
         language=wanted.rag.language,
         max_tokens=_max_tokens(services, wanted),
         temperature=wanted.temperature,

@@ -46,7 +46,13 @@ async def complete_chat(
     run = runs.open(services.require(services.generator).info)
     runs.start(run, ask)
     base_url = str(request.base_url)
-    envelope = Envelope(f"chatcmpl-{run.id}", int(time.time()), wanted.model, base_url)
+    envelope = Envelope(
+        f"chatcmpl-{run.id}",
+        int(time.time()),
+        wanted.model,
+        base_url,
+        wanted.rag.markdown_sources,
+    )
     if wanted.stream:
         has_usage = bool(wanted.stream_options and wanted.stream_options.include_usage)
         return EventStream(_chunks(runs, run, envelope, has_usage))
@@ -80,6 +86,8 @@ async def _chunks(
                 case TextDelta(text):
                     yield _data(envelope.text(text))
                 case Finished(answer):
+                    if listed := envelope.source_list(answer):
+                        yield _data(envelope.text(listed))
                     yield _data(envelope.closing(answer))
                     if has_usage:
                         yield _data(envelope.usage(answer))

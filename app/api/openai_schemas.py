@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from app.api.schemas import CollectionIds, LanguageCode, SourceOut, Text, WireModel
+from app.api.filters import FilterIn
+from app.api.schemas import CollectionIds, LanguageCode, SourceOut
+from app.api.wire_model import Text, WireModel
 
 MAX_MESSAGE_CHARACTERS = 200_000
 MAX_PARTS = 1000
@@ -53,9 +55,15 @@ class StreamOptions(BaseModel):
 
 
 class RagOptions(WireModel):
-    """Ours, through `extra_body={"rag": {…}}`: where to look, and the answer's language."""
+    """Ours, through `extra_body={"rag": {…}}`: where to look, the answer's language.
+
+    With `markdown_sources` the text ends with a list of what it cites, for clients that drop the
+    other fields.
+    """
 
     collection_ids: Annotated[CollectionIds, Field(default_factory=list)]
+    filters: FilterIn | None = None
+    markdown_sources: bool = False
     language: LanguageCode | None = None
 
 

@@ -16,9 +16,9 @@ from app.api.schemas import (
     SourcesEvent,
     StageEvent,
     TokenEvent,
-    WireModel,
 )
 from app.api.sse import EventStream, event, last_event_id
+from app.api.wire_model import WireModel
 from app.domain import ChatMessage, Cited, Failed, Sources, Stage, TextDelta
 from app.errors import NotFound
 

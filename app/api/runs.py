@@ -82,15 +82,16 @@ class Run:
 
     def partial_answer(self) -> Answer:
         """What the log holds of the answer."""
-        found = [event.sources for event in self._log if isinstance(event, Sources)]
+        found = [event for event in self._log if isinstance(event, Sources)]
         return Answer(
             text="".join(event.text for event in self._log if isinstance(event, TextDelta)),
-            sources=found[-1] if found else (),
+            sources=found[-1].sources if found else (),
             citations=tuple(event.citation for event in self._log if isinstance(event, Cited)),
             is_refusal=False,
             generator=self.generator,
             usage=Usage(),
             timings=Timings(finished_s=time.monotonic() - self.started_at),
+            query=found[-1].query if found else "",
         )
 
     def _unread(self, position: int) -> list[tuple[int, Logged]]:

@@ -19,18 +19,13 @@ from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     StringConstraints,
 )
 
+from app.api.filters import FilterIn, Metadata
+from app.api.wire_model import Text, Trimmed, WireModel
 from app.domain import DocumentStatus, JobStage
-
-
-def _without_nul(value: object) -> object:
-    return value.replace("\0", "") if isinstance(value, str) else value
 
 
 def _distinct(values: list[str]) -> list[str]:
@@ -38,17 +33,11 @@ def _distinct(values: list[str]) -> list[str]:
 
 
 LanguageCode = Literal["en", "zh"]
-# PostgreSQL stores no NUL, and nobody means one
-Text = Annotated[str, BeforeValidator(_without_nul)]
-Name = Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Name = Annotated[Trimmed, StringConstraints(min_length=1, max_length=200)]
 CollectionIds = Annotated[list[Text], Field(max_length=100), AfterValidator(_distinct)]
 MAX_QUESTION_CHARACTERS = 20_000
-
-
-class WireModel(BaseModel):
-    """Unknown fields are refused, so that a misspelt option is an error and not ignored."""
-
-    model_config = ConfigDict(extra="forbid")
+MAX_EVAL_QUESTIONS = 1000
+Short = Annotated[Text, Field(max_length=1000)]
 
 
 class ErrorBody(WireModel):
@@ -85,6 +74,7 @@ class DocumentOut(WireModel):
     name: str
     title: str
     media_type: str
+    content_hash: str
     num_bytes: int
     status: DocumentStatus
     stage: JobStage
@@ -94,6 +84,17 @@ class DocumentOut(WireModel):
     num_chunks: int
     created_at: datetime
     updated_at: datetime
+    metadata: Metadata
+
+
+class DocumentPatch(WireModel):
+    """Where the file of a document from a folder lies now, and what its metadata is now.
+
+    What is left out stays as it is; metadata is replaced as a whole.
+    """
+
+    path: Annotated[Text, Field(min_length=1, max_length=4096)] | None = None
+    metadata: Metadata | None = None
 
 
 class DocumentPage(WireModel):
@@ -163,6 +164,44 @@ class ChunkPage(WireModel):
     page_size: int
 
 
+class JobOut(WireModel):
+    """A document's latest job; `reason` is why it waits or failed, `owner` whose turn it takes."""
+
+    id: str
+    document_id: str
+    document_name: str
+    owner: str
+    stage: JobStage
+    progress: float
+    attempts: int
+    reason: str | None
+    queued_at: datetime
+    heartbeat_at: datetime | None
+    finished_at: datetime | None
+
+
+class JobPage(WireModel):
+    """One page of the queue; while `is_paused`, nothing new is begun."""
+
+    items: list[JobOut]
+    total: int
+    page: int
+    page_size: int
+    is_paused: bool
+
+
+class QueueOut(WireModel):
+    """Whether the queue is held."""
+
+    is_paused: bool
+
+
+class RetriedOut(WireModel):
+    """How many documents were queued again."""
+
+    num_queued: int
+
+
 class CollectionIn(WireModel):
     """A new knowledge base."""
 
@@ -208,19 +247,35 @@ class SourceOut(WireModel):
 class SearchIn(WireModel):
     """A retrieval without an answer."""
 
-    query: Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000)]
-    collection_ids: CollectionIds = []
+    query: Annotated[Trimmed, StringConstraints(min_length=1, max_length=4000)]
+    collection_ids: Annotated[CollectionIds, Field(default_factory=list)]
+    filters: FilterIn | None = None
     limit: int = Field(default=10, ge=1, le=100)
 
 
+class SearchTimingsOut(WireModel):
+    """Seconds of each step, dense and lexical side by side; null where it was not done."""
+
+    embed_s: float | None
+    dense_s: float | None
+    lexical_s: float | None
+    rank_s: float | None
+    rerank_s: float | None
+    total_s: float | None
+
+
 class SearchOut(WireModel):
-    """Hits best first; `is_sufficient` says whether an answer would be attempted."""
+    """Hits best first; `is_sufficient` says whether an answer would be attempted.
+
+    `score` of a hit is the fused one, `scores` are those it was fused from and the reranker's.
+    """
 
     query: str
     hits: list[SourceOut]
     confidence: float
     is_sufficient: bool
     seconds: float
+    timings: SearchTimingsOut
 
 
 class CitationOut(WireModel):
@@ -256,7 +311,10 @@ class UsageOut(WireModel):
 
 
 class MessageOut(WireModel):
-    """A message of a chat. While `state` is "running", follow `run_id`."""
+    """A message of a chat. While `state` is "running", follow `run_id`.
+
+    `query` is what was searched for an answer, a follow-up question as it was rewritten.
+    """
 
     id: str
     chat_id: str
@@ -266,6 +324,7 @@ class MessageOut(WireModel):
     sources: list[SourceOut]
     citations: list[CitationOut]
     is_refusal: bool
+    query: str
     generator: GeneratorOut | None
     timings: TimingsOut
     usage: UsageOut
@@ -279,7 +338,7 @@ class ChatIn(WireModel):
     """A new chat; no collections means all of them."""
 
     title: Text = Field(default="", max_length=200)
-    collection_ids: CollectionIds = []
+    collection_ids: Annotated[CollectionIds, Field(default_factory=list)]
 
 
 class ChatPatch(WireModel):
@@ -305,13 +364,17 @@ class ChatDetail(ChatOut):
 
 
 class MessageIn(WireModel):
-    """A question. `language` fixes the answer's language; null follows the question."""
+    """A question. `language` fixes the answer's language; null follows the question.
+
+    Only documents whose metadata match `filters` are searched.
+    """
 
     text: Annotated[
-        Text,
-        StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_QUESTION_CHARACTERS),
+        Trimmed,
+        StringConstraints(min_length=1, max_length=MAX_QUESTION_CHARACTERS),
     ]
     language: LanguageCode | None = None
+    filters: FilterIn | None = None
 
 
 class RunOut(WireModel):
@@ -379,6 +442,7 @@ class StatusOut(WireModel):
     num_pending: int
     num_failed: int
     num_chunks: int
+    is_queue_paused: bool
     max_upload_bytes: int
     upload_suffixes: list[str]
     sample_questions: dict[LanguageCode, list[str]]
@@ -396,3 +460,56 @@ class ReadyOut(WireModel):
     status: Literal["ready", "not_ready"]
     detail: str
     checks: list[CheckOut]
+
+
+class EvalQuestionIn(WireModel):
+    """A question, and of its answer what is known: wordings, file names, or that there is none."""
+
+    question: Annotated[Trimmed, StringConstraints(min_length=1, max_length=4000)]
+    answers: Annotated[list[Short], Field(max_length=50, default_factory=list)]
+    documents: Annotated[list[Short], Field(max_length=50, default_factory=list)]
+    answerable: bool = True
+
+
+class EvalIn(WireModel):
+    """Questions to ask; the name is how you find it again."""
+
+    name: Annotated[Trimmed, StringConstraints(min_length=1, max_length=200)]
+    questions: Annotated[list[EvalQuestionIn], Field(min_length=1, max_length=MAX_EVAL_QUESTIONS)]
+
+
+class EvalOut(WireModel):
+    """An evaluation; `figures` are averages over the questions that allow the measure."""
+
+    id: str
+    name: str
+    generator: str
+    state: Literal["running", "done", "failed", "cancelled"]
+    num_questions: int
+    num_done: int
+    figures: dict[str, float]
+    error: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class JudgedOut(WireModel):
+    """One question, judged; null where it does not allow the measure."""
+
+    question: str
+    is_answerable: bool
+    is_refusal: bool
+    exact_match: float | None
+    f1: float | None
+    holds_answer: float | None
+    citation_precision: float | None
+    citation_recall: float | None
+    confidence: float | None
+    first_token_s: float | None
+    seconds: float
+
+
+class EvalDetail(EvalOut):
+    """An evaluation with its questions, once it has ended."""
+
+    questions: list[JudgedOut]

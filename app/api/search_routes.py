@@ -6,8 +6,9 @@ from fastapi import APIRouter
 
 from app.api.convert import search_out
 from app.api.deps import ServicesDep
+from app.api.filters import read_filter
 from app.api.schemas import SearchIn, SearchOut
-from app.domain import Question
+from app.domain import Question, SearchScope
 
 router = APIRouter(prefix="/api/search", tags=["search"])
 
@@ -17,6 +18,7 @@ def search(wanted: SearchIn, services: ServicesDep) -> SearchOut:
     """The chunks that an answer would be made from, with the scores of each leg."""
     started_at = time.perf_counter()
     services.require_collections(wanted.collection_ids)
-    question = Question(wanted.query, collection_ids=tuple(wanted.collection_ids))
+    scope = SearchScope.of(wanted.collection_ids, read_filter(wanted.filters))
+    question = Question(wanted.query, scope=scope)
     evidence = services.require(services.retriever).retrieve(question, wanted.limit)
     return search_out(evidence, time.perf_counter() - started_at)

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from asyncio import FIRST_COMPLETED
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Annotated
 
 import anyio
@@ -28,7 +28,9 @@ class EventStream(StreamingResponse):
         events: AsyncGenerator[bytes],
         closing: "asyncio.Future[None] | None" = None,
         status_code: int = 200,  # FastAPI reads the default for its documentation
+        on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self._on_close = on_close
         super().__init__(
             with_heartbeats(events, closing),
             status_code,
@@ -41,6 +43,8 @@ class EventStream(StreamingResponse):
         finally:
             with anyio.CancelScope(shield=True):
                 await self.body_iterator.aclose()  # type: ignore[attr-defined] # our generator
+                if self._on_close:  # a generator that never started runs no `finally`
+                    await self._on_close()
 
 
 def event(name: str, data: BaseModel, id: int | None = None) -> bytes:

@@ -33,6 +33,7 @@ def get_status(services: ServicesDep) -> StatusOut:
         num_pending=counts.num_pending,
         num_failed=counts.num_failed,
         num_chunks=counts.num_chunks,
+        is_queue_paused=services.records.jobs.is_paused,
         max_upload_bytes=services.limits.max_upload_bytes,
         upload_suffixes=sorted(services.limits.upload_suffixes),
         sample_questions={

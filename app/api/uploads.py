@@ -18,10 +18,9 @@ from python_multipart.multipart import parse_options_header
 
 from app.errors import FolioError, InvalidInput, TooLarge, Unavailable, UnsupportedFormat
 
-FILES_FIELD = "files"
-TEXT_FIELDS = ("collection_id", "path")
 MAX_FILES = 100
-MAX_FIELD_BYTES = 4096
+# of metadata with sixteen values, escaped
+MAX_FIELD_BYTES = 65_536
 MAX_NAME_BYTES = 200
 MEGABYTE = 1_000_000
 GIGABYTE = 1_000_000_000
@@ -31,10 +30,12 @@ MIN_FREE_BYTES = 2**30
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
-    """What is taken: bytes of one file, and the suffixes that a parser reads."""
+    """What is taken: bytes of one file, the suffixes that a parser reads, and the fields."""
 
     max_bytes: int
     suffixes: Sequence[str]
+    files_field: str = "files"
+    text_fields: tuple[str, ...] = ("collection_id", "path", "metadata")
 
 
 @dataclass(slots=True)
@@ -62,7 +63,9 @@ async def read_upload(
     """Write the files of a multipart body into `folder`, which the caller removes."""
     media_type, options = parse_options_header(content_type)
     if media_type != b"multipart/form-data" or b"boundary" not in options:
-        raise InvalidInput("send the files as multipart/form-data, each in a field named files")
+        raise InvalidInput(
+            f"send the files as multipart/form-data, each in a field named {limits.files_field}"
+        )
     reader = _Reader(options[b"boundary"], folder, limits)
     try:
         async for data in body:
@@ -167,10 +170,12 @@ class _Reader:
         self._field = _decode(options.get(b"name", b""))
         self._field_data.clear()
         is_file = b"filename" in options
-        if self._field not in ((FILES_FIELD,) if is_file else TEXT_FIELDS):
+        limits = self._limits
+        if self._field not in ((limits.files_field,) if is_file else limits.text_fields):
             raise InvalidInput(
                 f"{'a file' if is_file else 'text'} in the field {self._field[:100]!r} is not "
-                f"taken: files come in {FILES_FIELD}, text in {' and '.join(TEXT_FIELDS)}"
+                f"taken: files come in {limits.files_field}, text in "
+                f"{', '.join(limits.text_fields)}"
             )
         if is_file:
             self._begin_file(clean_path(_decode(options[b"filename"])))

@@ -198,6 +198,7 @@ def snapshot_of(answer: Answer) -> dict[str, Any]:  # Any: JSON
         "generator": asdict(answer.generator),
         "usage": asdict(answer.usage),
         "timings": asdict(answer.timings),
+        "query": answer.query,
     }
 
 
@@ -210,6 +211,7 @@ def answer_fields(snapshot: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
         "generator": GeneratorInfo(**snapshot["generator"]),
         "usage": Usage(**snapshot["usage"]),
         "timings": Timings(**snapshot["timings"]),
+        "query": snapshot.get("query", ""),  # older ones have none
     }
 
 

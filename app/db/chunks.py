@@ -6,21 +6,34 @@ from typing import Any, TypeVar
 
 import numpy as np
 from sqlalchemy import Select, delete, func, insert, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
-from app.db.jobs import PENDING, queue_job, write
+from app.db.jobs import UNFINISHED, queue_job, write
+from app.db.metadata import matches
 from app.db.models import (
     ChunkRow,
     DocumentRow,
-    DocumentTextRow,
+    IndexedDocumentRow,
+    IndexRow,
     JobRow,
     StaleVectorRow,
     TermRow,
     UnusedFileRow,
 )
-from app.db.session import Database, utc_now
-from app.domain import Box, Chunk, ChunkSpan, HitScores, Job, JobStage, ParsedDocument, SearchHit
+from app.db.session import Database, insert_of, utc_now
+from app.domain import (
+    Box,
+    Chunk,
+    ChunkSpan,
+    HitScores,
+    IndexState,
+    Job,
+    JobStage,
+    ParsedDocument,
+    SearchHit,
+    SearchScope,
+)
+from app.errors import Unavailable
 from app.rag.protocols import IndexedChunk, StaleVectors
 
 Item = TypeVar("Item")
@@ -28,7 +41,7 @@ MAX_PARAMETERS = 500  # in one IN list; SQLite takes 32 766, Postgres 65 535
 
 
 class ChunkRepository:
-    """Implements ChunkReader. A chunk has a row exactly as long as it may be found."""
+    """A chunk has a row exactly as long as it may be found, in the index that it was made for."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -42,47 +55,36 @@ class ChunkRepository:
                     hits[row[0].id] = hit_of(*row)
         return hits
 
-    def document_frequencies(self, term_ids: Sequence[int]) -> dict[int, int]:
-        """In how many chunks each term occurs; terms that occur nowhere are left out."""
-        frequencies: dict[int, int] = {}
-        with self._database.snapshot() as session:
-            for ids in pieces(term_ids):
-                rows = session.execute(
-                    select(TermRow.id, TermRow.num_chunks).where(TermRow.id.in_(ids))
-                )
-                frequencies.update((id, num_chunks) for id, num_chunks in rows)
-        return frequencies
+    def of(self, index_name: str) -> "IndexChunks":
+        """The chunks of one index."""
+        return IndexChunks(self, self._database, index_name)
 
     def num_chunks(self) -> int:
         """All chunks that may be found."""
         with self._database.snapshot() as session:
             return session.scalar(select(func.sum(DocumentRow.num_chunks))) or 0
 
-    def neighbours(self, chunk: Chunk, num_before: int, num_after: int) -> list[Chunk]:
-        """Chunks around one, without it, in reading order; none once it was replaced."""
-        centre = aliased(ChunkRow)
-        statement = (
-            with_document()
-            .join(centre, centre.document_id == ChunkRow.document_id)
-            .where(
-                centre.id == chunk.id,
-                ChunkRow.id != chunk.id,
-                ChunkRow.position.between(
-                    centre.position - num_before, centre.position + num_after
-                ),
-            )
-            .order_by(ChunkRow.position)
-        )
+    def documents_in(self, scope: SearchScope) -> tuple[str, ...]:
+        """The ids of the documents in this scope, its filter applied."""
+        statement = select(DocumentRow.id).order_by(DocumentRow.id)
+        if scope.collection_ids is not None:
+            statement = statement.where(DocumentRow.collection_id.in_(scope.collection_ids))
+        if scope.filter is not None:
+            statement = statement.where(matches(scope.filter))
         with self._database.snapshot() as session:
-            return [chunk_of(row[0], row[1]) for row in session.execute(statement)]
+            found = tuple(session.scalars(statement))
+        if scope.document_ids is None:
+            return found
+        allowed = frozenset(scope.document_ids)
+        return tuple(id for id in found if id in allowed)
 
-    def announce_vectors(self, document_id: str, chunk_ids: Sequence[str]) -> None:
-        """Note ids that are about to be written to the vector store, or were in vain.
+    def announce_vectors(self, document_id: str, index_name: str, chunk_ids: Sequence[str]) -> None:
+        """Note ids that are about to be written to an index, or were in vain.
 
         Those that do not become chunks are stale: a crash in between leaves no orphans behind.
         """
         with self._database.session() as session:
-            mark_stale(session, document_id, chunk_ids)
+            mark_stale(session, document_id, index_name, chunk_ids)
 
     def replace(
         self, job: Job, parsed: ParsedDocument, chunks: Sequence[IndexedChunk], index_name: str
@@ -90,23 +92,31 @@ class ChunkRepository:
         """Make these the document's chunks and end its job: it is ready.
 
         `index_name` is where their vectors lie. One transaction with text and term statistics;
-        LeaseLost when the job is not ours any more.
+        LeaseLost when the job is not ours any more, Unavailable when another index serves now.
         """
         with self._database.session() as session:
             now = utc_now()
+            require_serving(session, index_name)
             write(
                 session,
                 job,
                 stage=JobStage.DONE,
                 progress=1.0,
-                reason=None,
+                reason=parsed.note,
                 lease_until=None,
                 finished_at=now,
             )
-            remove_chunks(session, job.document_id)
-            insert_chunks(session, chunks)
-            session.merge(DocumentTextRow(document_id=job.document_id, text=parsed.text))
+            remove_dead_chunks(session, job.document_id, index_name)
             document = session.get_one(DocumentRow, job.document_id)
+            held = IndexedDocumentRow(
+                document_id=document.id,
+                index_name=index_name,
+                content_hash=document.content_hash,
+                num_chunks=len(chunks),
+                text=parsed.text,
+                reason=None,
+            )
+            put_chunks(session, held, chunks)
             document.title = parsed.title
             document.num_pages = parsed.num_pages
             document.num_chunks = len(chunks)
@@ -116,12 +126,15 @@ class ChunkRepository:
             document.indexed_by = index_name
             document.updated_at = now
 
-    def stale_vectors(self, limit: int = 10_000) -> list[StaleVectors]:
-        """Stale ids by document, without documents whose job is not finished."""
+    def stale_vectors(self, index_name: str, limit: int = 10_000) -> list[StaleVectors]:
+        """An index's stale ids by document, without documents whose job is not finished."""
         statement = (
             select(StaleVectorRow.document_id, JobRow.id, StaleVectorRow.chunk_id)
             .outerjoin(JobRow, JobRow.document_id == StaleVectorRow.document_id)
-            .where(or_(JobRow.id.is_(None), JobRow.stage.not_in(PENDING)))
+            .where(
+                StaleVectorRow.index_name == index_name,
+                or_(JobRow.id.is_(None), JobRow.stage.not_in(UNFINISHED)),
+            )
             .order_by(StaleVectorRow.document_id)
             .limit(limit)
         )
@@ -148,44 +161,136 @@ class ChunkRepository:
                 session.execute(delete(StaleVectorRow).where(StaleVectorRow.chunk_id.in_(ids)))
 
     def list(self, document_id: str, page: int = 1, page_size: int = 50) -> tuple[list[Chunk], int]:
-        """One page of a document's chunks in reading order, and how many there are."""
+        """One page of a document's served chunks in reading order, and how many there are."""
+        are_served = (
+            ChunkRow.document_id == document_id,
+            ChunkRow.index_name == DocumentRow.indexed_by,
+        )
         statement = (
             with_document()
-            .where(ChunkRow.document_id == document_id)
+            .where(*are_served)
             .order_by(ChunkRow.position)
             .offset((page - 1) * page_size)
             .limit(page_size)
         )
         with self._database.snapshot() as session:
             rows = session.execute(statement).all()
-            total = session.scalar(select(func.count()).where(ChunkRow.document_id == document_id))
+            total = session.scalar(
+                select(func.count(ChunkRow.id))
+                .join(DocumentRow, DocumentRow.id == ChunkRow.document_id)
+                .where(*are_served)
+            )
         return [chunk_of(row[0], row[1]) for row in rows], total or 0
 
 
-def remove_chunks(session: Session, document_id: str) -> None:
-    """Delete a document's chunks, take their terms out of the statistics, note their vectors."""
-    rows = session.execute(
-        select(ChunkRow.id, ChunkRow.term_ids).where(ChunkRow.document_id == document_id)
-    ).all()
-    if not rows:
-        return
-    session.execute(delete(ChunkRow).where(ChunkRow.document_id == document_id))
-    change_terms(session, (unpack(row.term_ids) for row in rows), -1)
-    mark_stale(session, document_id, [row.id for row in rows])
+class IndexChunks:
+    """Implements ChunkReader for one index: statistics are its own, chunk ids are anyway."""
+
+    def __init__(self, chunks: ChunkRepository, database: Database, index_name: str) -> None:
+        self._chunks = chunks
+        self._database = database
+        self._index_name = index_name
+
+    def hits(self, chunk_ids: Sequence[str]) -> dict[str, SearchHit]:
+        """Chunks by id, with score 0; unknown ids are left out."""
+        return self._chunks.hits(chunk_ids)
+
+    def documents_in(self, scope: SearchScope) -> tuple[str, ...]:
+        """The ids of the documents in this scope, its filter applied."""
+        return self._chunks.documents_in(scope)
+
+    def document_frequencies(self, term_ids: Sequence[int]) -> dict[int, int]:
+        """In how many chunks each term occurs; terms that occur nowhere are left out."""
+        frequencies: dict[int, int] = {}
+        with self._database.snapshot() as session:
+            for ids in pieces(term_ids):
+                rows = session.execute(
+                    select(TermRow.id, TermRow.num_chunks).where(
+                        TermRow.index_name == self._index_name, TermRow.id.in_(ids)
+                    )
+                )
+                frequencies.update((id, num_chunks) for id, num_chunks in rows)
+        return frequencies
+
+    def num_chunks(self) -> int:
+        """All chunks that may be found in this index."""
+        statement = select(func.sum(IndexedDocumentRow.num_chunks)).where(
+            IndexedDocumentRow.index_name == self._index_name
+        )
+        with self._database.snapshot() as session:
+            return session.scalar(statement) or 0
 
 
-def insert_chunks(session: Session, chunks: Sequence[IndexedChunk]) -> None:
+def require_serving(session: Session, index_name: str) -> None:
+    """Hold off a switch until we commit; raise Unavailable where it has happened already."""
+    statement = select(IndexRow.name).where(IndexRow.state == IndexState.SERVING)
+    serving = session.scalar(statement.with_for_update(read=True))
+    if serving is not None and serving != index_name:
+        raise Unavailable(f"the index was switched to {serving} meanwhile: indexed again for it")
+
+
+def put_chunks(session: Session, held: IndexedDocumentRow, chunks: Sequence[IndexedChunk]) -> None:
+    """Make these all that an index holds of a document."""
+    remove_chunks(session, held.document_id, [held.index_name])
+    insert_chunks(session, held.index_name, chunks)
+    session.add(held)
+
+
+def remove_dead_chunks(session: Session, document_id: str, serving: str) -> None:
+    """Delete what indexes held of a document that are no more."""
+    held = select(IndexedDocumentRow.index_name).where(
+        IndexedDocumentRow.document_id == document_id,
+        IndexedDocumentRow.index_name != serving,
+        IndexedDocumentRow.index_name.not_in(select(IndexRow.name)),
+    )
+    dead = session.scalars(held).all()
+    remove_chunks(session, document_id, dead)
+    # Nobody sweeps an index that is no more.
+    session.execute(delete(StaleVectorRow).where(StaleVectorRow.index_name.in_(dead)))
+
+
+def remove_chunks(session: Session, document_id: str, index_names: Sequence[str]) -> None:
+    """Delete what these indexes hold of a document, and take its terms out of the statistics.
+
+    The vectors are noted as stale.
+    """
+    for index_name in index_names:
+        is_held = (ChunkRow.document_id == document_id, ChunkRow.index_name == index_name)
+        rows = session.execute(select(ChunkRow.id, ChunkRow.term_ids).where(*is_held)).all()
+        session.execute(delete(ChunkRow).where(*is_held))
+        change_terms(session, index_name, (unpack(row.term_ids) for row in rows), -1)
+        mark_stale(session, document_id, index_name, [row.id for row in rows])
+    session.execute(
+        delete(IndexedDocumentRow).where(
+            IndexedDocumentRow.document_id == document_id,
+            IndexedDocumentRow.index_name.in_(index_names),
+        )
+    )
+
+
+def remove_all_chunks(session: Session, document_id: str) -> None:
+    """Delete what any index holds of a document."""
+    held = select(IndexedDocumentRow.index_name).where(
+        IndexedDocumentRow.document_id == document_id
+    )
+    remove_chunks(session, document_id, session.scalars(held).all())
+
+
+def insert_chunks(session: Session, index_name: str, chunks: Sequence[IndexedChunk]) -> None:
     """Insert chunks, count their terms; their vectors are stale no more."""
     if not chunks:
         return
     for ids in pieces([indexed.chunk.id for indexed in chunks]):
         session.execute(delete(StaleVectorRow).where(StaleVectorRow.chunk_id.in_(ids)))
-    session.execute(insert(ChunkRow), [values_of(indexed) for indexed in chunks])
-    change_terms(session, (indexed.term_ids for indexed in chunks), 1)
+    rows = [values_of(indexed) | {"index_name": index_name} for indexed in chunks]
+    session.execute(insert(ChunkRow), rows)
+    change_terms(session, index_name, (indexed.term_ids for indexed in chunks), 1)
 
 
-def change_terms(session: Session, chunks: Iterable[Iterable[int]], sign: int) -> None:
-    """Add (1) or take away (-1) chunks, given by their terms, in the document frequencies.
+def change_terms(
+    session: Session, index_name: str, chunks: Iterable[Iterable[int]], sign: int
+) -> None:
+    """Add (1) or take away (-1) chunks, given by their terms, in an index's frequencies.
 
     Sorted, so that two transactions on Postgres lock the terms in the same order.
     """
@@ -194,23 +299,36 @@ def change_terms(session: Session, chunks: Iterable[Iterable[int]], sign: int) -
         return
     statement = insert_of(session)(TermRow)
     statement = statement.on_conflict_do_update(
-        index_elements=[TermRow.id],
+        index_elements=[TermRow.index_name, TermRow.id],
         set_={"num_chunks": TermRow.num_chunks + statement.excluded.num_chunks},
     )
     session.execute(
-        statement, [{"id": term, "num_chunks": sign * n} for term, n in sorted(counts.items())]
+        statement,
+        [
+            {"index_name": index_name, "id": term, "num_chunks": sign * n}
+            for term, n in sorted(counts.items())
+        ],
     )
     if sign < 0:
+        is_ours = TermRow.index_name == index_name
         for ids in pieces(sorted(counts)):
-            session.execute(delete(TermRow).where(TermRow.id.in_(ids), TermRow.num_chunks <= 0))
+            session.execute(
+                delete(TermRow).where(is_ours, TermRow.id.in_(ids), TermRow.num_chunks <= 0)
+            )
 
 
-def mark_stale(session: Session, document_id: str, chunk_ids: Sequence[str]) -> None:
+def mark_stale(
+    session: Session, document_id: str, index_name: str, chunk_ids: Sequence[str]
+) -> None:
     """Note vectors that belong to no chunk; ids that are chunks now are left out."""
     statement = insert_of(session)(StaleVectorRow).on_conflict_do_nothing()
     for ids in pieces(chunk_ids):
         live = set(session.scalars(select(ChunkRow.id).where(ChunkRow.id.in_(ids))))
-        rows = [{"chunk_id": id, "document_id": document_id} for id in ids if id not in live]
+        rows = [
+            {"chunk_id": id, "document_id": document_id, "index_name": index_name}
+            for id in ids
+            if id not in live
+        ]
         if rows:
             session.execute(statement, rows)
 
@@ -220,12 +338,6 @@ def note_unused(session: Session, *content_hashes: str | None) -> None:
     rows = [{"content_hash": value} for value in sorted({h for h in content_hashes if h})]
     if rows:
         session.execute(insert_of(session)(UnusedFileRow).on_conflict_do_nothing(), rows)
-
-
-def insert_of(session: Session) -> Any:  # Any: the two dialects' inserts share no type
-    """The INSERT of this database that knows ON CONFLICT."""
-    is_sqlite = session.get_bind().dialect.name == "sqlite"
-    return sqlite.insert if is_sqlite else postgresql.insert
 
 
 def with_document() -> Select[ChunkRow, str, str, str]:

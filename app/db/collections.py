@@ -42,6 +42,18 @@ class CollectionRepository:
             raise Conflict(f"a collection named {name!r} exists already") from error
         return Collection(id=row.id, name=row.name, created_at=row.created_at)
 
+    def rename(self, collection_id: str, name: str) -> Collection:
+        """Raise NotFound for an unknown id, Conflict when the name is taken."""
+        try:
+            with self._database.session() as session:
+                row = session.get(CollectionRow, collection_id)
+                if row is None:
+                    raise NotFound(f"there is no collection {collection_id!r}")
+                row.name = name
+        except IntegrityError as error:
+            raise Conflict(f"a collection named {name!r} exists already") from error
+        return self.get(collection_id)
+
     def _one(self, condition: ColumnElement[bool], wanted: str) -> Collection:
         with self._database.snapshot() as session:
             row = session.execute(counted().where(condition)).one_or_none()

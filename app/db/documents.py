@@ -1,6 +1,6 @@
 """Documents: what the library shows, and the transactions that add, re-queue and delete them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -9,10 +9,18 @@ from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, select,
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.db.chunks import note_unused, pieces, remove_chunks
+from app.db.chunks import note_unused, pieces, remove_all_chunks
 from app.db.collections import DEFAULT_ID
-from app.db.jobs import ACTIVE, PENDING, queue_job
-from app.db.models import CollectionRow, DocumentRow, DocumentTextRow, JobRow, UnusedFileRow
+from app.db.jobs import ACTIVE, PENDING, UNFINISHED, queue_job
+from app.db.metadata import metadata_of, rows_of
+from app.db.models import (
+    CollectionRow,
+    DocumentRow,
+    IndexedDocumentRow,
+    JobRow,
+    StoredFileRow,
+    UnusedFileRow,
+)
 from app.db.session import Database, like, new_id, utc_now
 from app.domain import (
     AddResult,
@@ -21,23 +29,28 @@ from app.domain import (
     DocumentStatus,
     IncomingFile,
     JobStage,
+    MetadataValue,
 )
 from app.errors import Conflict, NotFound
 
+FOLDER = "folder"
 UPLOAD = "upload"  # the source whose paths are mere names: equal ones need not be one file
 StatusFilter = Literal["ready", "pending", "failed"]
 STATUS_OF = {
     JobStage.QUEUED: DocumentStatus.QUEUED,
+    JobStage.PAUSED: DocumentStatus.QUEUED,
     **dict.fromkeys(ACTIVE, DocumentStatus.PROCESSING),
     JobStage.DONE: DocumentStatus.READY,
     JobStage.FAILED: DocumentStatus.FAILED,
+    JobStage.QUARANTINED: DocumentStatus.FAILED,
     JobStage.CANCELLED: DocumentStatus.FAILED,
 }
 STAGES_OF: dict[StatusFilter, tuple[JobStage, ...]] = {
     "ready": (JobStage.DONE,),
-    "pending": PENDING,
-    "failed": (JobStage.FAILED, JobStage.CANCELLED),
+    "pending": UNFINISHED,
+    "failed": (JobStage.FAILED, JobStage.QUARANTINED, JobStage.CANCELLED),
 }
+TRIED_AGAIN = (JobStage.FAILED, JobStage.CANCELLED)
 
 
 class DocumentRepository:
@@ -57,11 +70,19 @@ class DocumentRepository:
 
     def text(self, document_id: str) -> str:
         """The text that chunk offsets refer to; NotFound until the document was ready once."""
+        statement = (
+            select(IndexedDocumentRow.text)
+            .join(DocumentRow, DocumentRow.id == IndexedDocumentRow.document_id)
+            .where(
+                DocumentRow.id == document_id,
+                DocumentRow.indexed_by == IndexedDocumentRow.index_name,
+            )
+        )
         with self._database.snapshot() as session:
-            row = session.get(DocumentTextRow, document_id)
-        if row is None:
+            text = session.scalar(statement)
+        if text is None:
             raise NotFound(f"document {document_id} has no text yet")
-        return row.text
+        return text
 
     def served_hash(self, document_id: str) -> str:
         """The content hash of the file whose chunks are searched; before that, of the newest."""
@@ -72,10 +93,13 @@ class DocumentRepository:
         return row.indexed_hash or row.content_hash
 
     def used_hashes(self) -> set[str]:
-        """The content hashes of all files that a document refers to."""
+        """The content hashes of all files that a document refers to, and of stored ones."""
         with self._database.snapshot() as session:
             rows = session.execute(select(DocumentRow.content_hash, DocumentRow.indexed_hash))
-            return {content_hash for row in rows for content_hash in row if content_hash}
+            used = {content_hash for row in rows for content_hash in row if content_hash}
+            used.update(session.scalars(select(IndexedDocumentRow.content_hash)))
+            used.discard("")
+            return used.union(session.scalars(select(StoredFileRow.content_hash)))
 
     def announce_file(self, content_hash: str) -> None:
         """Note a file that is about to be kept: one that no document comes to need is unused."""
@@ -93,8 +117,13 @@ class DocumentRepository:
                 DocumentRow.indexed_hash == UnusedFileRow.content_hash,
             )
         )
+        is_held = exists().where(
+            IndexedDocumentRow.content_hash == UnusedFileRow.content_hash,
+        )
+        is_stored = exists().where(StoredFileRow.content_hash == UnusedFileRow.content_hash)
         with self._database.snapshot() as session:
-            return set(session.scalars(select(UnusedFileRow.content_hash).where(~is_used)))
+            unused = select(UnusedFileRow.content_hash).where(~is_used, ~is_held, ~is_stored)
+            return set(session.scalars(unused))
 
     def forget_files(self, content_hashes: Iterable[str]) -> None:
         """Note that these unused files are deleted."""
@@ -139,8 +168,8 @@ class DocumentRepository:
 
     def num_chunks_in(self, index_name: str) -> int:
         """How many chunks have their vectors in this index."""
-        statement = select(func.sum(DocumentRow.num_chunks)).where(
-            DocumentRow.indexed_by == index_name
+        statement = select(func.sum(IndexedDocumentRow.num_chunks)).where(
+            IndexedDocumentRow.index_name == index_name, IndexedDocumentRow.content_hash != ""
         )
         with self._database.snapshot() as session:
             return session.scalar(statement) or 0
@@ -148,9 +177,9 @@ class DocumentRepository:
     def forget_index(self, index_name: str) -> None:
         """Note that this index has lost vectors: its documents must be indexed again."""
         statement = (
-            update(DocumentRow)
-            .where(DocumentRow.indexed_by == index_name)
-            .values(indexed_by=None)
+            update(IndexedDocumentRow)
+            .where(IndexedDocumentRow.index_name == index_name)
+            .values(content_hash="")
             .execution_options(synchronize_session=False)
         )
         with self._database.session() as session:
@@ -165,8 +194,8 @@ class DocumentRepository:
             with_job()
             .where(
                 DocumentRow.indexed_hash.is_not(None),
-                DocumentRow.indexed_by.is_distinct_from(index_name),
-                JobRow.stage.not_in(PENDING),
+                ~is_held_by(index_name),
+                JobRow.stage.not_in(UNFINISHED),
             )
             .order_by(DocumentRow.created_at)
             .with_for_update(of=JobRow)
@@ -181,7 +210,8 @@ class DocumentRepository:
         """Add or update by identity, with the job row, in one transaction.
 
         An uploaded file never replaces another that could be read: it gets a number. Equal bytes
-        are "unchanged", unless the last try failed: then it is queued again.
+        are "unchanged", unless the last try failed: then it is queued again. Bytes that are in
+        quarantine under another name go there too.
         """
         try:
             return self._add(file)
@@ -201,16 +231,18 @@ class DocumentRepository:
             if row is None:
                 row = new_row(file)
                 session.add(row)
-                return AddResult(queue(session, row), "added")
+                return AddResult(queue_file(session, row, file), "added")
             job = job_of(session, row.id)
-            if row.content_hash == file.content_hash and job.stage not in STAGES_OF["failed"]:
+            if file.metadata is not None:
+                row.metadata_rows = rows_of(file.metadata)
+            if row.content_hash == file.content_hash and job.stage not in TRIED_AGAIN:
                 return AddResult(document_of(row, job), "unchanged")
             if row.content_hash not in (file.content_hash, row.indexed_hash):
                 note_unused(session, row.content_hash)
             row.content_hash = file.content_hash
             row.num_bytes = file.num_bytes
             row.name, row.media_type = file.name, file.media_type
-            return AddResult(queue(session, row), "changed")
+            return AddResult(queue_file(session, row, file), "changed")
 
     def requeue(self, document_id: str) -> Document:
         """Queue a document again, unless it is queued or being worked on already."""
@@ -220,6 +252,32 @@ class DocumentRepository:
                 return document_of(row, job)
             return queue(session, row)
 
+    def move(self, document_id: str, path: str) -> Document:
+        """Give a document from a folder the path that its file has now; it stays the same document.
+
+        Raise Conflict for an upload, and where another document has that path.
+        """
+        name = PurePosixPath(path).name
+        try:
+            with self._database.session() as session:
+                row, job = lock_document(session, document_id)
+                if row.source != FOLDER:
+                    raise Conflict(f"“{row.name}” came by {row.source}: only files of folders move")
+                row.path, row.name, row.updated_at = path, name, utc_now()
+                session.flush()
+                return document_of(row, job)
+        except IntegrityError as error:
+            raise Conflict(f"another document has the path {path}: delete one of them") from error
+
+    def set_metadata(self, document_id: str, metadata: Mapping[str, MetadataValue]) -> Document:
+        """Replace a document's metadata: searches with a filter see it at once."""
+        with self._database.session() as session:
+            row, job = lock_document(session, document_id)
+            row.metadata_rows = rows_of(metadata)
+            row.updated_at = utc_now()
+            session.flush()
+            return document_of(row, job)
+
     def delete(self, document_id: str) -> None:
         """Remove a document and all that belongs to it.
 
@@ -227,7 +285,7 @@ class DocumentRepository:
         """
         with self._database.session() as session:
             row, _ = lock_document(session, document_id)
-            remove_chunks(session, document_id)
+            remove_all_chunks(session, document_id)
             note_unused(session, row.content_hash, row.indexed_hash)
             session.delete(row)
 
@@ -246,7 +304,7 @@ class DocumentRepository:
                 .with_for_update(of=JobRow)
             ).all()
             for row, _ in rows:
-                remove_chunks(session, row.id)
+                remove_all_chunks(session, row.id)
                 note_unused(session, row.content_hash, row.indexed_hash)
                 session.delete(row)
             session.flush()
@@ -279,6 +337,15 @@ class DocumentRepository:
             rows = session.execute(statement).all()
             total = session.scalar(num_matching) or 0
         return [document_of(*row) for row in rows], total
+
+
+def is_held_by(index_name: str) -> ColumnElement[bool]:
+    """Whether an index holds the file of a document that is searched."""
+    return exists().where(
+        IndexedDocumentRow.document_id == DocumentRow.id,
+        IndexedDocumentRow.index_name == index_name,
+        IndexedDocumentRow.content_hash == DocumentRow.indexed_hash,
+    )
 
 
 def with_job() -> Select[DocumentRow, JobRow]:
@@ -365,14 +432,38 @@ def new_row(file: IncomingFile) -> DocumentRow:
         num_chunks=0,
         created_at=now,
         updated_at=now,
+        metadata_rows=rows_of(file.metadata or {}),
     )
 
 
-def queue(session: Session, row: DocumentRow) -> Document:
+def queue(session: Session, row: DocumentRow, owner: str | None = None) -> Document:
     """Give a document a new job."""
     row.updated_at = utc_now()
     session.flush()  # the document before its job: a foreign key
-    return document_of(row, queue_job(session, row.id, row.updated_at))
+    return document_of(row, queue_job(session, row.id, row.updated_at, owner))
+
+
+def queue_file(session: Session, row: DocumentRow, file: IncomingFile) -> Document:
+    """Queue a new file, unless its bytes are known to do harm."""
+    twin = session.execute(
+        with_job().where(
+            DocumentRow.content_hash == file.content_hash,
+            DocumentRow.id != row.id,
+            JobRow.stage == JobStage.QUARANTINED,
+        )
+    ).first()
+    document = queue(session, row, file.owner or file.source)
+    if twin is None:
+        return document
+    other, other_job = twin
+    job = job_of(session, row.id)
+    job.stage = JobStage.QUARANTINED
+    job.finished_at = job.queued_at
+    job.reason = (
+        f"the same bytes are in quarantine as “{other.name}”: {other_job.reason};"
+        " retry this document to have them tried again"
+    )
+    return document_of(row, job)
 
 
 def job_of(session: Session, document_id: str) -> JobRow:
@@ -413,4 +504,5 @@ def document_of(row: DocumentRow, job: JobRow) -> Document:
         num_chunks=row.num_chunks,
         created_at=row.created_at,
         updated_at=max(row.updated_at, job.finished_at or row.updated_at),
+        metadata=metadata_of(row.metadata_rows),
     )

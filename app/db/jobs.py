@@ -5,20 +5,22 @@ worker carries its token (job id, attempt): when the lease was lost, nothing is 
 LeaseLost is raised. A new round of a document is a new job id, so old workers are shut out.
 """
 
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from app.db.models import JobRow
-from app.db.session import Database, new_id, utc_now
-from app.domain import Job, JobStage
+from app.db.models import DocumentRow, InstallationRow, JobOwnerRow, JobRow
+from app.db.session import Database, insert_of, new_id, utc_now
+from app.domain import Job, JobStage, QueueEntry
 from app.errors import LeaseLost
 
 ACTIVE = (JobStage.PARSING, JobStage.CHUNKING, JobStage.EMBEDDING, JobStage.STORING)
 PENDING = (JobStage.QUEUED, *ACTIVE)
+UNFINISHED = (*PENDING, JobStage.PAUSED)
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class JobRepository:
@@ -31,36 +33,19 @@ class JobRepository:
     def claim(self, lease_s: float) -> Job | None:
         """Lease the next job that is due, or one whose worker went silent; None if there is none.
 
-        Fewest attempts first: a file that kills its worker does not hold up the others.
+        Owners take turns, so that one's thousand files do not hold up another's one. Of an
+        owner's, fewest attempts first: a file that kills its worker does not hold up the others.
         """
         now = self._clock()
-        due = (
-            select(JobRow.id)
-            .where(
-                or_(and_(JobRow.stage == JobStage.QUEUED, JobRow.not_before <= now), silent(now))
-            )
-            .order_by(JobRow.attempts, JobRow.queued_at, JobRow.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)  # left out on SQLite, where writers queue anyway
-            .scalar_subquery()
-        )
-        statement = (
-            update(JobRow)
-            .where(JobRow.id == due)
-            .values(
-                stage=JobStage.PARSING,
-                progress=0.0,
-                attempts=JobRow.attempts + 1,
-                reason=None,
-                heartbeat_at=now,
-                lease_until=now + timedelta(seconds=lease_s),
-            )
-            .returning(JobRow.id, JobRow.document_id, JobRow.attempts, JobRow.lease_until)
-            .execution_options(synchronize_session=False)
-        )
         with self._database.session() as session:
-            row = session.execute(statement).one_or_none()
-        return row and Job(row.id, row.document_id, row.attempts, row.lease_until)
+            if session.scalar(select(InstallationRow.is_queue_paused)):
+                return None
+            for owner in session.scalars(owners_in_turn(now)).all():
+                row = session.execute(lease_next(owner, now, lease_s)).one_or_none()
+                if row is not None:
+                    serve(session, owner, now)
+                    return Job(row.id, row.document_id, row.attempts, row.lease_until)
+        return None
 
     def heartbeat(self, job: Job, lease_s: float) -> None:
         """Renew the lease; raise LeaseLost when it is gone."""
@@ -89,8 +74,14 @@ class JobRepository:
         with self._database.session() as session:
             write(session, job, finished_at=self._clock(), **values)
 
+    def quarantine(self, job: Job, reason: str) -> None:
+        """End the job for good: only being asked for by name tries the file again."""
+        values = {"stage": JobStage.QUARANTINED, "reason": reason, "lease_until": None}
+        with self._database.session() as session:
+            write(session, job, finished_at=self._clock(), **values)
+
     def fail_exhausted(self, max_attempts: int) -> list[str]:
-        """End jobs whose worker went silent once too often; returns their document ids."""
+        """Quarantine jobs whose worker went silent once too often; returns their document ids."""
         now = self._clock()
         reason = (
             f"gave up after {max_attempts} attempts that ended without a word, as when the process"
@@ -99,7 +90,7 @@ class JobRepository:
         statement = (
             update(JobRow)
             .where(silent(now), JobRow.attempts >= max_attempts)
-            .values(stage=JobStage.FAILED, reason=reason, lease_until=None, finished_at=now)
+            .values(stage=JobStage.QUARANTINED, reason=reason, lease_until=None, finished_at=now)
             .returning(JobRow.document_id)
             .execution_options(synchronize_session=False)
         )
@@ -126,6 +117,70 @@ class JobRepository:
         with self._database.session() as session:
             return len(session.scalars(statement).all())
 
+    def cancel(self, document_id: str) -> bool:
+        """End a document's unfinished job; whoever works on it has lost its lease."""
+        return self._end(
+            document_id,
+            UNFINISHED,
+            stage=JobStage.CANCELLED,
+            reason="cancelled before it was finished: retry it when it is wanted",
+            finished_at=self._clock(),
+        )
+
+    def pause(self, document_id: str) -> bool:
+        """Hold a document's job until it is queued again; whoever works on it loses its lease."""
+        return self._end(document_id, PENDING, stage=JobStage.PAUSED, reason=None)
+
+    def _end(self, document_id: str, stages: Sequence[JobStage], **values: Any) -> bool:
+        statement = (
+            update(JobRow)
+            .where(JobRow.document_id == document_id, JobRow.stage.in_(stages))
+            .values(progress=0.0, lease_until=None, heartbeat_at=None, **values)
+            .returning(JobRow.id)
+            .execution_options(synchronize_session=False)
+        )
+        with self._database.session() as session:
+            return session.scalar(statement) is not None
+
+    def retry_failed(self) -> list[str]:
+        """Queue what has failed, but not what was cancelled or quarantined; document ids."""
+        failed = select(JobRow.document_id).where(JobRow.stage == JobStage.FAILED)
+        now = self._clock()
+        with self._database.session() as session:
+            ids = [*session.scalars(failed.order_by(JobRow.queued_at).with_for_update())]
+            for document_id in ids:
+                queue_job(session, document_id, now)
+        return ids
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing is claimed until `set_paused(False)`."""
+        with self._database.snapshot() as session:
+            return bool(session.scalar(select(InstallationRow.is_queue_paused)))
+
+    def set_paused(self, is_paused: bool) -> None:
+        """Hold the whole queue, or go on, also after a restart; running jobs are finished."""
+        with self._database.session() as session:
+            session.execute(update(InstallationRow).values(is_queue_paused=is_paused))
+
+    def list(
+        self, stage: JobStage | None, page: int, page_size: int
+    ) -> tuple[list[QueueEntry], int]:
+        """One page of the queue, the latest first, and how many match; pages start at 1."""
+        matching = [] if stage is None else [JobRow.stage == stage]
+        statement = (
+            select(JobRow, DocumentRow.name)
+            .join(DocumentRow, DocumentRow.id == JobRow.document_id)
+            .where(*matching)
+            .order_by(JobRow.queued_at.desc(), JobRow.id)
+            .offset((page - 1) * page_size)
+            .limit(page_size)
+        )
+        with self._database.snapshot() as session:
+            rows = session.execute(statement).all()
+            total = session.scalar(select(func.count(JobRow.id)).where(*matching)) or 0
+        return [entry_of(job, name) for job, name in rows], total
+
     def num_pending(self) -> int:
         """Jobs that are queued or being worked on."""
         with self._database.snapshot() as session:
@@ -137,12 +192,25 @@ class JobRepository:
         return {"heartbeat_at": now, "lease_until": now + timedelta(seconds=lease_s)}
 
 
-def queue_job(session: Session, document_id: str, now: datetime) -> JobRow:
-    """Replace a document's job by a new one; whoever works on the old one has lost its lease."""
-    session.execute(delete(JobRow).where(JobRow.document_id == document_id))
+def queue_job(
+    session: Session, document_id: str, now: datetime, owner: str | None = None
+) -> JobRow:
+    """Replace a document's job by a new one; whoever works on the old one has lost its lease.
+
+    Without an owner it is that of the old job.
+    """
+    before = session.scalar(
+        delete(JobRow).where(JobRow.document_id == document_id).returning(JobRow.owner)
+    )
+    owner = (before or "") if owner is None else owner
+    session.execute(
+        insert_of(session)(JobOwnerRow).on_conflict_do_nothing(),
+        [{"owner": owner, "served_at": NEVER}],
+    )
     job = JobRow(
         id=new_id(),
         document_id=document_id,
+        owner=owner,
         stage=JobStage.QUEUED,
         progress=0.0,
         attempts=0,
@@ -173,6 +241,68 @@ def write(session: Session, job: Job, **values: Any) -> None:  # Any: column val
 def back_in_queue() -> dict[str, Any]:
     """The columns of a job that waits."""
     return {"stage": JobStage.QUEUED, "progress": 0.0, "lease_until": None, "heartbeat_at": None}
+
+
+def owners_in_turn(now: datetime) -> Select[str]:
+    """The owners who have a job to do, the one who has waited longest first."""
+    return (
+        select(JobOwnerRow.owner)
+        .where(exists().where(JobRow.owner == JobOwnerRow.owner, is_due(now)))
+        .order_by(JobOwnerRow.served_at, JobOwnerRow.owner)
+    )
+
+
+def lease_next(owner: str, now: datetime, lease_s: float) -> Any:  # Any: an UPDATE RETURNING
+    """The statement that leases this owner's next job."""
+    due = (
+        select(JobRow.id)
+        .where(JobRow.owner == owner, is_due(now))
+        .order_by(JobRow.attempts, JobRow.queued_at, JobRow.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)  # left out on SQLite, where writers queue anyway
+        .scalar_subquery()
+    )
+    return (
+        update(JobRow)
+        .where(JobRow.id == due)
+        .values(
+            stage=JobStage.PARSING,
+            progress=0.0,
+            attempts=JobRow.attempts + 1,
+            reason=None,
+            heartbeat_at=now,
+            lease_until=now + timedelta(seconds=lease_s),
+        )
+        .returning(JobRow.id, JobRow.document_id, JobRow.attempts, JobRow.lease_until)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def serve(session: Session, owner: str, now: datetime) -> None:
+    """Note that it was this owner's turn."""
+    session.execute(update(JobOwnerRow).where(JobOwnerRow.owner == owner).values(served_at=now))
+
+
+def entry_of(job: JobRow, document_name: str) -> QueueEntry:
+    """The domain's view of a job."""
+    return QueueEntry(
+        id=job.id,
+        document_id=job.document_id,
+        document_name=document_name,
+        owner=job.owner,
+        stage=JobStage(job.stage),
+        progress=job.progress,
+        attempts=job.attempts,
+        reason=job.reason,
+        queued_at=job.queued_at,
+        heartbeat_at=job.heartbeat_at,
+        finished_at=job.finished_at,
+    )
+
+
+def is_due(now: datetime) -> ColumnElement[bool]:
+    """Queued and not waiting for a retry, or left by a worker that went silent."""
+    return or_(and_(JobRow.stage == JobStage.QUEUED, JobRow.not_before <= now), silent(now))
 
 
 def silent(now: datetime) -> ColumnElement[bool]:

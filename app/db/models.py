@@ -13,10 +13,11 @@ from sqlalchemy import (
     Index,
     LargeBinary,
     MetaData,
+    String,
     TypeDecorator,
     UniqueConstraint,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -62,7 +63,7 @@ class CollectionRow(Base):
 class DocumentRow(Base):
     """`content_hash` is the newest file; `indexed_hash` the one whose chunks are searched.
 
-    `indexed_by` names the index that holds their vectors; None when none does.
+    `indexed_by` names the index whose chunks are shown; None when there are none.
     """
 
     __tablename__ = "documents"
@@ -83,29 +84,84 @@ class DocumentRow(Base):
     num_chunks: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(index=True)
     updated_at: Mapped[datetime]
+    metadata_rows: Mapped[list["MetadataRow"]] = relationship(
+        lazy="selectin",
+        cascade="all, delete-orphan",
+        passive_deletes=True,
+        order_by="MetadataRow.key",
+    )
 
 
-class DocumentTextRow(Base):
-    """The text that chunk offsets refer to; apart from `documents` so that lists stay light."""
+class MetadataRow(Base):
+    """One value of a document's metadata, in the column of its type; the others are None."""
 
-    __tablename__ = "document_texts"
+    __tablename__ = "document_metadata"
+    __table_args__ = (Index(None, "key", "text"), Index(None, "key", "number"))
 
     document_id: Mapped[str] = mapped_column(
         ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True
     )
+    key: Mapped[str] = mapped_column(primary_key=True)
+    # By code points on both databases, as SQLite orders anyway.
+    text: Mapped[str | None] = mapped_column(
+        String().with_variant(String(collation="C"), "postgresql")
+    )
+    number: Mapped[float | None] = mapped_column(Float)
+    flag: Mapped[bool | None]
+
+
+class IndexRow(Base):
+    """An index in the vector store: what made it and where it stands, see `IndexState`.
+
+    `recall` is a JSON snapshot of how it was compared with the one that serves.
+    """
+
+    __tablename__ = "indexes"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    embedding_model: Mapped[str]
+    dimension: Mapped[int]
+    chunker: Mapped[str]
+    state: Mapped[str] = mapped_column(index=True)
+    recall: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # Any: JSON has no closed type
+    reason: Mapped[str | None]
+    created_at: Mapped[datetime]
+    switched_at: Mapped[datetime | None]
+    switches_itself: Mapped[bool]
+
+
+class IndexedDocumentRow(Base):
+    """Which file of a document an index holds, and the text that its chunks' offsets refer to.
+
+    `content_hash` is empty where the vectors are lost; `reason` says why nothing is held.
+    """
+
+    __tablename__ = "indexed_documents"
+
+    document_id: Mapped[str] = mapped_column(
+        ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True
+    )
+    index_name: Mapped[str] = mapped_column(primary_key=True, index=True)
+    content_hash: Mapped[str] = mapped_column(index=True)
+    num_chunks: Mapped[int]
     text: Mapped[str]
+    reason: Mapped[str | None]
 
 
 class JobRow(Base):
     """The latest job of a document: exactly one row each, so its stage is the document's."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index(None, "stage", "attempts", "queued_at"),)
+    __table_args__ = (
+        Index(None, "stage", "attempts", "queued_at"),
+        Index(None, "owner", "stage", "attempts", "queued_at"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     document_id: Mapped[str] = mapped_column(
         ForeignKey("documents.id", ondelete="CASCADE"), unique=True
     )
+    owner: Mapped[str]
     stage: Mapped[str]
     progress: Mapped[float] = mapped_column(Float)
     attempts: Mapped[int]
@@ -117,14 +173,27 @@ class JobRow(Base):
     finished_at: Mapped[datetime | None]
 
 
+class JobOwnerRow(Base):
+    """When a job of this owner was last claimed: the one who has waited longest is next."""
+
+    __tablename__ = "job_owners"
+
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    served_at: Mapped[datetime]
+
+
 class ChunkRow(Base):
-    """`term_ids` are the chunk's lexical terms as packed little-endian uint32."""
+    """`term_ids` are the chunk's lexical terms as packed little-endian uint32.
+
+    Each index has chunks of its own: ids never change and are never shared.
+    """
 
     __tablename__ = "chunks"
-    __table_args__ = (UniqueConstraint("document_id", "position"),)
+    __table_args__ = (UniqueConstraint("document_id", "index_name", "position"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     document_id: Mapped[str] = mapped_column(ForeignKey("documents.id", ondelete="CASCADE"))
+    index_name: Mapped[str] = mapped_column(index=True)
     position: Mapped[int]
     start: Mapped[int]
     end: Mapped[int]
@@ -137,21 +206,47 @@ class ChunkRow(Base):
 
 
 class TermRow(Base):
-    """In how many chunks a term occurs; always exactly what `chunks.term_ids` says."""
+    """In how many chunks of an index a term occurs; always exactly what `chunks` says."""
 
-    __tablename__ = "terms"
+    __tablename__ = "index_terms"
 
+    index_name: Mapped[str] = mapped_column(primary_key=True)
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     num_chunks: Mapped[int]
 
 
 class StaleVectorRow(Base):
-    """A chunk id whose vector may lie in the store without a row in `chunks`."""
+    """A chunk id whose vector may lie in an index without a row in `chunks`."""
 
     __tablename__ = "stale_vectors"
 
     chunk_id: Mapped[str] = mapped_column(primary_key=True)
+    index_name: Mapped[str] = mapped_column(index=True)
     document_id: Mapped[str] = mapped_column(index=True)
+
+
+class StoredFileRow(Base):
+    """A file that was sent by itself, to be put into collections later."""
+
+    __tablename__ = "stored_files"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    media_type: Mapped[str]
+    content_hash: Mapped[str] = mapped_column(index=True)
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class FileBatchRow(Base):
+    """Files that were put into a collection together."""
+
+    __tablename__ = "file_batches"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    collection_id: Mapped[str] = mapped_column(ForeignKey("collections.id", ondelete="CASCADE"))
+    file_ids: Mapped[list[str]] = mapped_column(JSON)
+    created_at: Mapped[datetime]
 
 
 class UnusedFileRow(Base):
@@ -168,6 +263,26 @@ class InstallationRow(Base):
     __tablename__ = "installation"
 
     id: Mapped[str] = mapped_column(primary_key=True)
+    is_queue_paused: Mapped[bool]
+    configured_index: Mapped[str | None]
+
+
+class EvaluationRow(Base):
+    """`figures` are averages, `questions` what was judged of each."""
+
+    __tablename__ = "evaluations"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    generator: Mapped[str]
+    state: Mapped[str]
+    num_questions: Mapped[int]
+    num_done: Mapped[int]
+    figures: Mapped[dict[str, float]] = mapped_column(JSON)
+    questions: Mapped[list[dict[str, Any]]] = mapped_column(JSON)  # Any: JSON has no closed type
+    error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    finished_at: Mapped[datetime | None]
 
 
 class ChatRow(Base):

@@ -12,6 +12,7 @@ from uuid import uuid4
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -128,6 +129,12 @@ def utc_now() -> datetime:
 def new_id() -> str:
     """A random id: uuid4 in hex."""
     return uuid4().hex
+
+
+def insert_of(session: Session) -> Any:  # Any: the two dialects' inserts share no type
+    """The INSERT of this database that knows ON CONFLICT."""
+    is_sqlite = session.get_bind().dialect.name == "sqlite"
+    return sqlite.insert if is_sqlite else postgresql.insert
 
 
 def like(query: str) -> str:

@@ -5,9 +5,19 @@
 Light names come at once; the faces load torch when they are first asked for.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from app.engine.config import EngineConfig
+from app.engine.beam_search import BeamSearchParams
+from app.engine.chat_format import (
+    ChatFormat,
+    ToolFormat,
+    detect_chat_format,
+    force_tool_calls,
+    named_chat_format,
+)
+from app.engine.chat_parser import ChatParser, ContentDelta, ReasoningDelta, ToolCallDelta
+from app.engine.config import EngineConfig, SpeculativeConfig
 from app.engine.errors import (
     EngineError,
     EngineOverloaded,
@@ -19,43 +29,91 @@ from app.engine.errors import (
     PromptTooLong,
     UnsupportedModel,
 )
+from app.engine.lora_request import LoRARequest
 from app.engine.outputs import (
+    BeamSearchOutput,
+    BeamSearchSequence,
     CompletionOutput,
+    EmbeddingOutput,
+    EmbeddingRequestOutput,
     EngineStats,
+    FinishedStats,
     Logprob,
     RequestMetrics,
     RequestOutput,
+    ScoringOutput,
+    ScoringRequestOutput,
+    StepStats,
 )
-from app.engine.sampling_params import SamplingParams
+from app.engine.pooling import PoolingParams
+from app.engine.sampling_params import (
+    RequestOutputKind,
+    SamplingParams,
+    StructuredOutputsParams,
+)
 
 if TYPE_CHECKING:
-    from app.engine.llm import LLM, AsyncLLM
+    from app.engine.async_llm import AsyncLLM
+    from app.engine.llm import LLM
+    from app.engine.prompts import TextPrompt, TokensPrompt
 
 __all__ = [
     "LLM",
     "AsyncLLM",
+    "BeamSearchOutput",
+    "BeamSearchParams",
+    "BeamSearchSequence",
+    "ChatFormat",
+    "ChatParser",
     "CompletionOutput",
+    "ContentDelta",
+    "EmbeddingOutput",
+    "EmbeddingRequestOutput",
     "EngineConfig",
     "EngineError",
     "EngineOverloaded",
     "EngineStats",
     "EngineStopped",
+    "FinishedStats",
     "GenerationFailed",
     "InvalidRequest",
+    "LoRARequest",
     "Logprob",
     "ModelNotFound",
     "OutOfMemory",
+    "PoolingParams",
     "PromptTooLong",
+    "ReasoningDelta",
     "RequestMetrics",
     "RequestOutput",
+    "RequestOutputKind",
     "SamplingParams",
+    "ScoringOutput",
+    "ScoringRequestOutput",
+    "SpeculativeConfig",
+    "StepStats",
+    "StructuredOutputsParams",
+    "TextPrompt",
+    "TokensPrompt",
+    "ToolCallDelta",
+    "ToolFormat",
     "UnsupportedModel",
+    "detect_chat_format",
+    "force_tool_calls",
+    "named_chat_format",
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name in ("LLM", "AsyncLLM"):
-        from app.engine import llm  # noqa: PLC0415  torch takes seconds to import
+# name -> module: these load torch or the tokenizers, which takes a second or more
+HEAVY = {
+    "LLM": "app.engine.llm",
+    "AsyncLLM": "app.engine.async_llm",
+    "TextPrompt": "app.engine.prompts",
+    "TokensPrompt": "app.engine.prompts",
+}
 
-        return getattr(llm, name)
+
+def __getattr__(name: str) -> object:
+    if name in HEAVY:
+        return getattr(import_module(HEAVY[name]), name)
     raise AttributeError(f"module {__name__} has no attribute {name}")

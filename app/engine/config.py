@@ -1,15 +1,51 @@
-"""What the engine is told (`EngineConfig`) and what a checkpoint says of itself (`ModelConfig`).
-
-No torch here. Hugging Face's `config.json` is read in this file alone.
-"""
+"""What the engine is told. No torch here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from app.engine.errors import InvalidRequest, UnsupportedModel
+from app.engine.errors import InvalidRequest
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["int8", "int4", "gptq", "awq"]
+KVCacheDType = Literal["auto", "int8"]
+KernelKind = Literal["auto", "torch"]
+
+AT_LEAST_ONE = (
+    "block_size",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "max_num_queued",
+    "max_loras",
+    "max_lora_rank",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculativeConfig:
+    """How to guess tokens: as in the last place where the same n tokens stood (prompt lookup).
+
+    n goes from `prompt_lookup_max` down to `prompt_lookup_min`. Fewer than
+    `num_speculative_tokens` are guessed, or none, where more would not pay.
+    """
+
+    method: Literal["ngram"] = "ngram"
+    num_speculative_tokens: int = 5
+    prompt_lookup_max: int = 4
+    prompt_lookup_min: int = 2
+
+    def __post_init__(self) -> None:
+        if self.method != "ngram":
+            raise InvalidRequest(f"speculative method is {self.method}, known: ngram")
+        if self.num_speculative_tokens < 1:
+            raise InvalidRequest(
+                f"num_speculative_tokens is {self.num_speculative_tokens}, it must be at least 1"
+            )
+        if not 1 <= self.prompt_lookup_min <= self.prompt_lookup_max:
+            raise InvalidRequest(
+                f"prompt_lookup_min is {self.prompt_lookup_min}, it must be between 1 and "
+                f"prompt_lookup_max {self.prompt_lookup_max}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +53,17 @@ class EngineConfig:
     """How to run a model. None means: chosen from the model and from what the machine has left.
 
     `model` is a local folder or a hub name. `kv_cache_memory_bytes` is the size of the block
-    pool. `max_num_batched_tokens` is the budget of a step, `max_num_queued` the number of
+    pool; else, on a GPU, weights and pool take `gpu_memory_utilization` of its memory.
+    `swap_space` is the host memory, in GiB, that keeps the blocks of preempted sequences; None is
+    0 on a CPU, where the same memory serves better as blocks, and on a GPU a quarter of what the
+    host has left, up to 4 and to the size of the block pool.
+    `max_num_batched_tokens` is the budget of a step, `max_num_queued` the number of
     requests that may wait. `num_threads` 0 takes every core this process may use.
+    `speculative_config` (its fields, as in vLLM) has tokens guessed ahead; None does not.
+    `quantization` int8 or int4 makes weights smaller when they are loaded, `kv_cache_dtype` int8
+    the block pool; "auto" keeps keys and values in `dtype`. With `enable_lora` a request may name
+    an adapter: up to `max_loras` are in memory and in a step, none above `max_lora_rank`.
+    `kernels` "torch" computes in plain torch where faster kernels are at hand.
     """
 
     model: str
@@ -27,189 +72,76 @@ class EngineConfig:
     max_model_len: int | None = None
     seed: int = 0
     block_size: int = 16
+    gpu_memory_utilization: float = 0.9
     kv_cache_memory_bytes: int | None = None
+    swap_space: float | None = None
     max_num_seqs: int = 32
     max_num_batched_tokens: int = 512
     max_num_queued: int = 256
     enable_prefix_caching: bool = True
     num_threads: int = 0
+    speculative_config: SpeculativeConfig | Mapping[str, Any] | None = None
+    quantization: Quantization | None = None
+    kv_cache_dtype: KVCacheDType = "auto"
+    kernels: KernelKind = "auto"
+    enable_lora: bool = False
+    max_loras: int = 1
+    max_lora_rank: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_num_queued"):
+        for name in AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise InvalidRequest(f"{name} is {getattr(self, name)}, it must be at least 1")
-        if self.dtype not in get_args(DType):
-            raise InvalidRequest(f"dtype is {self.dtype}, known: {', '.join(get_args(DType))}")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise InvalidRequest(
+                f"gpu_memory_utilization is {self.gpu_memory_utilization}, it must be above 0 and "
+                "at most 1"
+            )
+        _ = self.speculation
+        if self.swap_space is not None and self.swap_space < 0:
+            raise InvalidRequest(f"swap_space is {self.swap_space}, it must be at least 0")
+        for name, choices in (
+            ("dtype", get_args(DType)),
+            ("quantization", (*get_args(Quantization), None)),
+            ("kv_cache_dtype", get_args(KVCacheDType)),
+            ("kernels", get_args(KernelKind)),
+        ):
+            value = getattr(self, name)
+            if value not in choices:
+                raise InvalidRequest(f"{name} is {value}, known: {', '.join(map(str, choices))}")
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise InvalidRequest(
                 f"max_num_batched_tokens is {self.max_num_batched_tokens}, below max_num_seqs "
                 f"{self.max_num_seqs}: a step could not give each sequence a token"
             )
 
+    @property
+    def speculation(self) -> SpeculativeConfig | None:
+        """`speculative_config`, checked."""
+        given = self.speculative_config
+        if given is None or isinstance(given, SpeculativeConfig):
+            return given
+        try:
+            return SpeculativeConfig(**given)
+        except TypeError as error:
+            known = ", ".join(field.name for field in fields(SpeculativeConfig))
+            raise InvalidRequest(f"speculative_config: {error}; its fields are {known}") from error
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
-    """The limits that the scheduler keeps; `watermark` is the share of blocks kept for growth."""
+    """The limits that the scheduler keeps.
+
+    `watermark` is the share of blocks kept for growth, `ageing_steps` the steps of waiting that
+    are worth one level of priority, `tenant_queue_share` the share of the queue that the
+    requests of one named tenant may take.
+    """
 
     max_num_seqs: int
     max_num_batched_tokens: int
     max_num_queued: int
     max_model_len: int
     watermark: float = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class RopeScaling:
-    """How rotary frequencies are stretched; `kind` is linear, dynamic, llama3 or yarn."""
-
-    kind: str
-    factor: float
-    original_max_position: int
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    attention_factor: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """The shape of a decoder of the Llama kind, with the flags that tell the families apart."""
-
-    architecture: str
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    rms_norm_eps: float
-    max_position_embeddings: int
-    rope_theta: float
-    rope_scaling: RopeScaling | None
-    tie_word_embeddings: bool
-    has_qkv_bias: bool
-    has_output_bias: bool
-    has_mlp_bias: bool
-    has_qk_norm: bool
-    sliding_window: int | None
-    first_sliding_layer: int
-    eos_token_ids: frozenset[int]
-
-    @property
-    def kv_elements_per_token(self) -> int:
-        """Numbers of key and value per token, over all layers."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim
-
-    @property
-    def max_positions(self) -> int:
-        """The longest sequence, with rope scaling that reaches beyond the trained positions."""
-        scaling = self.rope_scaling
-        if scaling is None or scaling.kind == "llama3":
-            return self.max_position_embeddings
-        stretched = int(scaling.original_max_position * scaling.factor)
-        return max(self.max_position_embeddings, stretched)
-
-    def with_eos(self, eos_token_ids: frozenset[int]) -> "ModelConfig":
-        """The same model with other end tokens."""
-        return replace(self, eos_token_ids=eos_token_ids)
-
-
-@dataclass(frozen=True, slots=True)
-class FamilyFlags:
-    """What an architecture does where its `config.json` does not say."""
-
-    qkv_bias: bool | None = None  # None: as attention_bias says
-    qk_norm: bool = False
-    sliding_window: bool = False
-
-
-FAMILIES: Mapping[str, FamilyFlags] = {
-    "LlamaForCausalLM": FamilyFlags(),
-    "MistralForCausalLM": FamilyFlags(sliding_window=True),
-    "Qwen2ForCausalLM": FamilyFlags(qkv_bias=True, sliding_window=True),
-    "Qwen3ForCausalLM": FamilyFlags(qk_norm=True, sliding_window=True),
-}
-
-
-def parse_model_config(raw: Mapping[str, Any]) -> ModelConfig:
-    """Read a Hugging Face `config.json`; raise UnsupportedModel with the list of what runs."""
-    architecture = (raw.get("architectures") or ["(none named)"])[0]
-    flags = FAMILIES.get(architecture)
-    if flags is None:
-        raise UnsupportedModel(
-            f"architecture {architecture} is not supported; supported: {', '.join(FAMILIES)}"
-        )
-    if raw.get("hidden_act", "silu") != "silu":
-        raise UnsupportedModel(f"activation {raw['hidden_act']} is not supported; supported: silu")
-    if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "unknown")
-        raise UnsupportedModel(f"checkpoints quantised with {method} are not supported")
-    num_heads = raw["num_attention_heads"]
-    window, first_sliding = _sliding_window(raw, flags)
-    attention_bias = bool(raw.get("attention_bias", False))
-    return ModelConfig(
-        architecture=architecture,
-        vocab_size=raw["vocab_size"],
-        hidden_size=raw["hidden_size"],
-        intermediate_size=raw["intermediate_size"],
-        num_layers=raw["num_hidden_layers"],
-        num_heads=num_heads,
-        num_kv_heads=raw.get("num_key_value_heads") or num_heads,
-        head_dim=raw.get("head_dim") or raw["hidden_size"] // num_heads,
-        rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
-        max_position_embeddings=raw.get("max_position_embeddings", 2048),
-        rope_theta=_rope(raw).get("rope_theta") or raw.get("rope_theta") or 10000.0,
-        rope_scaling=_rope_scaling(raw),
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        has_qkv_bias=attention_bias if flags.qkv_bias is None else flags.qkv_bias,
-        has_output_bias=attention_bias and flags.qkv_bias is None,
-        has_mlp_bias=bool(raw.get("mlp_bias", False)),
-        has_qk_norm=flags.qk_norm,
-        sliding_window=window,
-        first_sliding_layer=first_sliding,
-        eos_token_ids=token_id_set(raw.get("eos_token_id")),
-    )
-
-
-def token_id_set(value: int | list[int] | None) -> frozenset[int]:
-    """`eos_token_id` as Hugging Face writes it: a number, a list, or nothing."""
-    if value is None:
-        return frozenset()
-    return frozenset([value] if isinstance(value, int) else value)
-
-
-def _rope(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    return raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-
-
-def _rope_scaling(raw: Mapping[str, Any]) -> RopeScaling | None:
-    rope = _rope(raw)
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind == "default":
-        return None
-    if kind not in ("linear", "dynamic", "llama3", "yarn"):
-        raise UnsupportedModel(
-            f"rope scaling {kind} is not supported; supported: linear, dynamic, llama3, yarn"
-        )
-    return RopeScaling(
-        kind=kind,
-        factor=float(rope.get("factor", 1.0)),
-        original_max_position=int(
-            rope.get("original_max_position_embeddings") or raw["max_position_embeddings"]
-        ),
-        low_freq_factor=float(rope.get("low_freq_factor", 1.0)),
-        high_freq_factor=float(rope.get("high_freq_factor", 4.0)),
-        beta_fast=float(rope.get("beta_fast") or 32.0),
-        beta_slow=float(rope.get("beta_slow") or 1.0),
-        attention_factor=rope.get("attention_factor"),
-    )
-
-
-def _sliding_window(raw: Mapping[str, Any], flags: FamilyFlags) -> tuple[int | None, int]:
-    """The window, and the first layer that has it (the layers before see everything)."""
-    if not flags.sliding_window or not raw.get("use_sliding_window", True):
-        return None, 0
-    window = raw.get("sliding_window")
-    return window, int(raw.get("max_window_layers") or 0) if window else 0
+    ageing_steps: int = 256
+    tenant_queue_share: float = 0.5
+    max_loras: int = 1

@@ -3,12 +3,68 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from types import MappingProxyType
+from typing import Any
 
 from app.engine.errors import InvalidRequest
 
 MAX_LOGPROBS = 100
+# What a stranger's stop strings may cost: each is followed through every character of the answer.
+MAX_STOP_STRINGS = 128
+MAX_STOP_CHARS = 16_384  # of all together
+MAX_REPETITION_PENALTY = 100  # and 1 / 100: a product beyond the floats' range would be NaN
 _NO_BIAS: Mapping[int, float] = MappingProxyType({})
+
+
+class RequestOutputKind(Enum):
+    """What each output of a stream holds."""
+
+    CUMULATIVE = 0  # all text and tokens so far
+    DELTA = 1  # what is new since the output before
+    FINAL_ONLY = 2  # one output, at the end
+
+
+@dataclass(frozen=True, slots=True)
+class StructuredOutputsParams:
+    """The form that an answer must have: exactly one of the first five.
+
+    `json` is a JSON schema, as text or dict; `json_object` any JSON object; `regex` matches the
+    whole answer; `choice` lists the possible answers; `grammar` is Lark or GBNF (EBNF). JSON is
+    written without any whitespace with `disable_any_whitespace`, or with what `whitespace_pattern`
+    (a regex) allows between its tokens.
+
+    Where the prompt ends within the model's thoughts, `thoughts_end` is the tag that ends them:
+    what comes before it is free.
+    """
+
+    json: str | Mapping[str, Any] | None = None
+    regex: str | None = None
+    choice: tuple[str, ...] | list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    disable_any_whitespace: bool = False
+    whitespace_pattern: str | None = None
+    thoughts_end: str | None = None
+
+    def __post_init__(self) -> None:
+        kinds = {
+            "json": self.json is not None,
+            "regex": self.regex is not None,
+            "choice": self.choice is not None,
+            "grammar": self.grammar is not None,
+            "json_object": bool(self.json_object),
+        }
+        given = [name for name, is_given in kinds.items() if is_given]
+        if len(given) != 1:
+            raise InvalidRequest(
+                f"structured_outputs has {', '.join(given) or 'nothing'}: give exactly one of "
+                f"{', '.join(kinds)}"
+            )
+        if self.choice is not None:
+            object.__setattr__(self, "choice", tuple(self.choice))
+            if not self.choice or not all(self.choice):
+                raise InvalidRequest("structured_outputs.choice is empty or holds an empty string")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +72,14 @@ class SamplingParams:
     """How to choose tokens and when to stop.
 
     `temperature` 0 is greedy. `top_k` 0 or -1, `top_p` 1 and `min_p` 0 switch those filters off.
-    `seed` fixes the text whatever else is in the batch; None draws one. `max_tokens` None goes on
-    to the model's limit. `stop` and `bad_words` are strings, or a single one.
+    `seed` fixes the text whatever else is in the batch; None or -1 draws one. `max_tokens` None
+    goes on to the model's limit. `stop` and `bad_words` are strings, or a single one; no bad word
+    appears in the answer, however it is split into tokens (which makes it well-formed UTF-8 too).
+    `truncate_prompt_tokens` keeps so many tokens from the prompt's end, -1 as many as the model
+    takes.
+
+    Bans (`bad_words`, `allowed_token_ids`, `min_tokens`, `ignore_eos`) cut what
+    `structured_outputs` allows; where nothing would be left, `structured_outputs` decides alone.
     """
 
     n: int = 1
@@ -40,54 +102,95 @@ class SamplingParams:
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    spaces_between_special_tokens: bool = True  # for scripts' sake: fast tokenizers ignore it
+    allowed_token_ids: tuple[int, ...] | list[int] | None = None
+    truncate_prompt_tokens: int | None = None
+    detokenize: bool = True
+    output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
+    structured_outputs: StructuredOutputsParams | None = None
 
     def __post_init__(self) -> None:
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        object.__setattr__(self, "stop", stop)
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
-        object.__setattr__(self, "bad_words", tuple(self.bad_words))
-        object.__setattr__(self, "logit_bias", MappingProxyType(dict(self.logit_bias or {})))
+        self._normalise()
         self._check_ranges()
         self._check_lengths()
+        self._check_combinations()
+
+    def _normalise(self) -> None:
+        """Lists become tuples, a single string one of them, and what may be None empty."""
+        for name in ("stop", "bad_words"):
+            value = getattr(self, name) or ()
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        stop_token_ids = tuple(dict.fromkeys(self.stop_token_ids or ()))
+        object.__setattr__(self, "stop_token_ids", stop_token_ids)
+        object.__setattr__(self, "logit_bias", MappingProxyType(dict(self.logit_bias or {})))
+        if self.allowed_token_ids is not None:
+            object.__setattr__(self, "allowed_token_ids", tuple(self.allowed_token_ids))
+        if self.seed == -1:
+            object.__setattr__(self, "seed", None)
 
     def _check_ranges(self) -> None:
-        _check("n", self.n, 1, 256)
+        _check_count("n", self.n, 1, 256)
         _check("temperature", self.temperature, 0, 100)
-        _check("top_k", self.top_k, -1, math.inf)
+        _check_count("top_k", self.top_k, -1, math.inf)
         _check("min_p", self.min_p, 0, 1)
         _check("presence_penalty", self.presence_penalty, -2, 2)
         _check("frequency_penalty", self.frequency_penalty, -2, 2)
         if not 0 < self.top_p <= 1:
             raise InvalidRequest(f"top_p is {self.top_p}, it must be above 0 and at most 1")
-        if not 0 < self.repetition_penalty < math.inf:
-            raise InvalidRequest(
-                f"repetition_penalty is {self.repetition_penalty}, it must be above 0"
-            )
+        most = MAX_REPETITION_PENALTY
+        _check("repetition_penalty", self.repetition_penalty, 1 / most, most)
         for token_id, bias in self.logit_bias.items():
             _check(f"logit_bias of token {token_id}", bias, -100, 100)
 
     def _check_lengths(self) -> None:
         if self.max_tokens is not None:
-            _check("max_tokens", self.max_tokens, 1, math.inf)
-        _check("min_tokens", self.min_tokens, 0, math.inf)
+            _check_count("max_tokens", self.max_tokens, 1, math.inf)
+        _check_count("min_tokens", self.min_tokens, 0, math.inf)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequest(
                 f"min_tokens is {self.min_tokens}, above max_tokens {self.max_tokens}"
             )
         for name, value in (("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)):
             if value is not None:
-                _check(name, value, 0, MAX_LOGPROBS)
-        if not all(self.stop):
-            raise InvalidRequest("stop holds an empty string, it would stop at once")
+                _check_count(name, value, 0, MAX_LOGPROBS)
+        if self.truncate_prompt_tokens is not None and self.truncate_prompt_tokens != -1:
+            _check_count("truncate_prompt_tokens", self.truncate_prompt_tokens, 1, math.inf)
+
+    def _check_combinations(self) -> None:
+        self._check_stop()
+        if not all(self.bad_words):
+            raise InvalidRequest("bad_words holds an empty string, it would forbid every token")
+        if self.allowed_token_ids is not None and not self.allowed_token_ids:
+            raise InvalidRequest("allowed_token_ids is empty: no token could be chosen")
+        if self.stop and not self.detokenize:
+            raise InvalidRequest(
+                "stop strings need the text, which detokenize=False switches off: use "
+                "stop_token_ids"
+            )
         if self.n > 1 and self.is_greedy:
             raise InvalidRequest(
                 f"n is {self.n} with temperature 0: greedy choices would all be equal"
+            )
+
+    def _check_stop(self) -> None:
+        if not all(self.stop):
+            raise InvalidRequest("stop holds an empty string, it would stop at once")
+        num_chars = sum(map(len, self.stop))
+        if len(self.stop) > MAX_STOP_STRINGS or num_chars > MAX_STOP_CHARS:
+            raise InvalidRequest(
+                f"stop has {len(self.stop)} strings with {num_chars} characters, the limits are "
+                f"{MAX_STOP_STRINGS} and {MAX_STOP_CHARS}"
             )
 
     @property
     def is_greedy(self) -> bool:
         """Whether the most likely token is always taken."""
         return self.temperature < 1e-5
+
+    @property
+    def has_filters(self) -> bool:
+        """Whether some tokens are cut off before the draw."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -103,6 +206,12 @@ class SamplingParams:
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:
-    if math.isnan(value) or not low <= value <= high:
+    if not low <= value <= high:  # nor for a nan
         limit = f"at least {low}" if high == math.inf else f"between {low} and {high}"
         raise InvalidRequest(f"{name} is {value}, it must be {limit}")
+
+
+def _check_count(name: str, value: float, low: float, high: float) -> None:
+    if not isinstance(value, int):
+        raise InvalidRequest(f"{name} is {value!r}, it must be a whole number")
+    _check(name, value, low, high)

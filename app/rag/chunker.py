@@ -11,6 +11,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from semantic_text_splitter import TextSplitter
 
@@ -27,6 +28,8 @@ MAX_RETRIES = 8
 RETRY_SHARE = 16
 # Pieces of a large block are joined up to this share of a chunk before they are packed.
 PIECE_SHARE = 8
+MIN_BOX_WIDTH = 1e-4
+MIN_LINE_SHARE = 0.1  # of a line that a chunk must hold to have its box: estimates are that good
 
 # What a border before a unit costs, where 1 is the cost of an empty chunk.
 AT_BLOCK, AT_LIST_ITEM, AT_LINE, AT_SENTENCE, AT_WORD = 0.1, 0.2, 0.4, 0.6, 1.0
@@ -286,14 +289,17 @@ class _Cutter:
         end = units[-1].end
         first = bisect_right(self._blocks, start, key=lambda block: block.end)
         covered = self._blocks[first : units[-1].block + 1]
+        text = self._document.text
         return ChunkSpan(
             start=start,
             end=end,
-            text=self._document.text[start:end],
+            text=text[start:end],
             heading_path=units[0].path,
             num_tokens=0,
             page=covered[0].page,
-            boxes=tuple(box for block in covered for box in _boxes_between(block, start, end)),
+            boxes=tuple(
+                box for block in covered for box in _boxes_between(text, block, start, end)
+            ),
         )
 
 
@@ -364,12 +370,28 @@ def _windows(text: str, unit: Unit, num_chars: int) -> Iterator[tuple[int, int]]
     yield start, unit.end
 
 
-def _boxes_between(block: Block, start: int, end: int) -> tuple[Box, ...]:
-    """The boxes (lines) of a block that a stretch of its text lies in, by its share of the text."""
-    length, count = block.end - block.start, len(block.boxes)
-    first = math.floor(max(start - block.start, 0) / length * count)
-    last = math.ceil(min(end - block.start, length) / length * count)
-    return block.boxes[first:last]
+def _boxes_between(text: str, block: Block, start: int, end: int) -> tuple[Box, ...]:
+    """The boxes (lines) of a block that a stretch of the document's text lies in.
+
+    Where the block keeps its lines they tell; else a line holds as much text as it is wide.
+    """
+    if not block.boxes:
+        return ()
+    lines = text[block.start : block.end].split("\n")
+    is_kept = len(lines) == len(block.boxes)
+    widths = (
+        [len(line) + 1.0 for line in lines]
+        if is_kept
+        else [max(box.right - box.left, MIN_BOX_WIDTH) for box in block.boxes]
+    )
+    scale = (block.end - block.start) / max(sum(widths), MIN_BOX_WIDTH)
+    ends = [block.start + share * scale for share in accumulate(widths)]
+    starts = [float(block.start), *ends[:-1]]
+    return tuple(
+        box
+        for box, first, last in zip(block.boxes, starts, ends, strict=True)
+        if min(last, end) - max(first, start) > MIN_LINE_SHARE * (last - first)
+    )
 
 
 def _clip(text: str, width: int) -> str:

@@ -2,22 +2,19 @@
 
 Whatever the deltas, the outcome is the same. Markers in the shapes that models write (`[1]`,
 `[1, 2]`, `【1】`, `[source 1]`) leave as `[n]`; a marker with an unknown number, or whose sentence
-its chunk does not support, does not leave at all. Code is passed on as it is.
+its chunk does not support (`entailment`), does not leave at all. Code is passed on as it is.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from app.domain import Citation, Cited, Source, TextDelta
-from app.rag.text import CJK_CHARACTER, language_of, split_sentences
+from app.rag.entailment import Meanings, Passage, Terms
+from app.rag.text import split_sentences
 
-Terms = Callable[[str], Iterable[str]]
-
-# This share of a sentence's terms must be in the chunk. Half: a model says things in its own
-# words, but a sentence about something else shares few of them.
-MIN_SUPPORT = 0.5
 MAX_MARKER_WIDTH = 40
 OPENING = "[【［"
+CLOSING = re.compile(r"[\]】］]")
 MARKER = re.compile(
     r"[\[【［]\s*(?:\^|(?:sources?|documents?|docs?|passages?|来源|文档|资料|引用)\s*[:：#]?\s*)?"
     r"(\d{1,3}(?:\s*[,，、;；]\s*\d{1,3})*)(?:†[^\]】］]*)?\s*[\]】］]",
@@ -25,25 +22,26 @@ MARKER = re.compile(
 )
 UNCLOSED = re.compile(r"[\[【［][^\[【［\]】］\n]*")
 BACKTICKS = re.compile(r"`+")
+DIGITS = re.compile(r"\d+")
 PLAIN = re.compile(r"[^\s`\[【［]+")
 PLAIN_IN_CODE = re.compile(r"[^\s`]+")
-NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 # What may stand before a claim without being part of it: list marks, and the full stop of the
 # sentence before, where its marker came first.
 BEFORE_CLAIM = re.compile(
     r"(?:(?:[-*+•>#|]+|\(?\d{1,3}[.)、])[ \t]+|[\s.,;:!?。，、；：！？)）”\"]+)*"
 )
-NUMBER_WORDS = {
-    "1": "one|一", "2": "two|二|两", "3": "three|三", "4": "four|四", "5": "five|五",
-    "6": "six|六", "7": "seven|七", "8": "eight|八", "9": "nine|九", "10": "ten|十",
-}  # fmt: skip
 
 
 class CitationStream:
-    """Turns deltas of generated text into events; `text` and `citations` hold what has left."""
+    """Turns deltas of generated text into events; `text` and `citations` hold what has left.
 
-    def __init__(self, sources: Sequence[Source], terms: Terms) -> None:
-        self._passages = {source.number: Passage(source, terms) for source in sources}
+    Without `meanings`, claims are judged by words alone.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], terms: Terms, meanings: Meanings | None = None
+    ) -> None:
+        self._passages = {source.number: Passage(source, terms, meanings) for source in sources}
         self._terms = terms
         self._pending = ""
         self._fence = ""  # the backticks that opened the code we are in
@@ -51,6 +49,10 @@ class CitationStream:
         self._last_marker_end = 0
         self.text = ""
         self.citations: list[Citation] = []
+
+    def may_block(self, delta: str) -> bool:
+        """Whether more text would close a marker, whose claim is then held against its chunk."""
+        return bool(CLOSING.search(delta))
 
     def feed(self, delta: str) -> list[TextDelta | Cited]:
         """Take more text; return what can be shown of it."""
@@ -101,7 +103,7 @@ class CitationStream:
     def _cite(self, marker: re.Match[str], space: str) -> Iterator[TextDelta | Cited]:
         """Show the numbers that hold; without any, leave no gap."""
         claim = self._find_claim()
-        numbers = [int(number) for number in NUMBER.findall(marker.group(1).replace(",", " "))]
+        numbers = [int(number) for number in DIGITS.findall(marker.group(1))]
         for number in dict.fromkeys(numbers):
             passage = self._passages.get(number)
             if not passage or not claim or not passage.supports(self.text[slice(*claim)]):
@@ -133,40 +135,6 @@ class CitationStream:
         return self._claim if self._claim and self._claim[0] >= line else None
 
 
-class Passage:
-    """A source as evidence: what its chunk says, under its title and headings."""
-
-    def __init__(self, source: Source, terms: Terms) -> None:
-        span = source.hit.chunk.span
-        text = "\n".join([source.hit.document_title, *span.heading_path, span.text])
-        self.chunk_id = source.hit.chunk.id
-        self._language = language_of(span.text)
-        self._find_terms = terms
-        self._terms = frozenset(terms(text))
-        self._numbers = frozenset(map(_plain_number, NUMBER.findall(text)))
-        self._text = text.lower()
-
-    def supports(self, claim: str) -> bool:
-        """Whether the chunk says what the claim says, as far as words can tell.
-
-        Every number of the claim must be there, and half of its terms. Between languages only
-        numbers, and the Latin words in a Chinese claim (names, code), can be compared.
-        """
-        numbers = {_plain_number(number) for number in NUMBER.findall(claim)}
-        if not all(self._says_number(number) for number in numbers - self._numbers):
-            return False
-        terms = set(self._find_terms(claim))
-        if language_of(claim) == self._language:
-            return bool(terms) and _share(terms, self._terms) >= MIN_SUPPORT
-        names = {term for term in terms if not CJK_CHARACTER.search(term)}
-        is_comparable = self._language == "en" and bool(names)
-        return not is_comparable or _share(names, self._terms) >= MIN_SUPPORT
-
-    def _says_number(self, number: str) -> bool:
-        words = NUMBER_WORDS.get(number)
-        return bool(words and re.search(words, self._text))
-
-
 def _bracketed(text: str, *, is_last: bool) -> str:
     """The marker that the text begins with, or a lone bracket; empty while it is not closed."""
     unclosed = UNCLOSED.match(text)
@@ -177,16 +145,6 @@ def _bracketed(text: str, *, is_last: bool) -> str:
         return text[0] if is_last else ""
     marker = MARKER.match(text)
     return marker.group() if marker else text[0]
-
-
-def _share(terms: set[str], known: frozenset[str]) -> float:
-    return len(terms & known) / len(terms)
-
-
-def _plain_number(number: str) -> str:
-    """`1,024` and `1024` are the same number; so are `3` and `3.0`."""
-    plain = number.replace(",", "")
-    return plain.rstrip("0").rstrip(".") if plain.count(".") == 1 else plain
 
 
 def _merged(events: Iterable[TextDelta | Cited]) -> list[TextDelta | Cited]:

@@ -31,9 +31,10 @@ from app.domain import (
 )
 from app.errors import FolioError, GeneratorUnavailable, Overloaded, StoreUnavailable
 from app.metrics import answer_latency, answers, completion_tokens, first_token_latency
-from app.rag.citations import CitationStream, Terms
+from app.rag.citations import CitationStream
+from app.rag.entailment import Meanings, Terms
 from app.rag.prompt import build_prompt
-from app.rag.protocols import Generator, Retriever
+from app.rag.protocols import Generator, Retriever, Rewriter
 from app.rag.replies import EMPTY_LIBRARY, NEAREST, is_refusal, refusal, small_talk
 from app.rag.text import language_of
 
@@ -56,22 +57,27 @@ class AnswerOptions:
 class AnswerPipeline:
     """Answers questions from the library.
 
-    `terms` cuts a text into its content terms (for the check of citations); `num_chunks` counts
-    what is searchable, and may block.
+    `terms` cuts a text into its content terms and `meanings` compares sentences (both for the
+    check of citations); `num_chunks` counts what is searchable, and may block. `rewriter` makes
+    follow-up questions stand alone before they are searched.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  its stages, each by name
         self,
         retriever: Retriever,
         generator: Generator,
         *,
         terms: Terms,
         num_chunks: Callable[[], int],
+        meanings: Meanings | None = None,
+        rewriter: Rewriter | None = None,
         options: AnswerOptions | None = None,
     ) -> None:
         self._retriever = retriever
         self._generator = generator
         self._terms = terms
+        self._meanings = meanings
+        self._rewriter = rewriter
         self._num_chunks = num_chunks
         self._options = options or AnswerOptions()
         self._queue = AnswerQueue(self._options)
@@ -106,16 +112,15 @@ class AnswerPipeline:
         language = question.language or language_of(question.text)
         if reply := small_talk(question.text, language):
             yield Sources((), question.text)
-            for event in self._say(reply, (), clock, is_refusal=False):
+            for event in self._say(reply, clock):
                 yield event
             return
         evidence = await self._retrieve(question)
         clock.retrieved()
         if not evidence.is_sufficient:
             reply = await self._refusal(evidence, language)
-            sources = numbered(evidence)
-            yield Sources(sources, evidence.query)
-            for event in self._say(reply, sources, clock, is_refusal=True):
+            yield Sources(numbered(evidence), evidence.query)
+            for event in self._say(reply, clock, evidence):
                 yield event
             return
         async with aclosing(self._write(question, language, evidence, clock)) as events:
@@ -123,6 +128,8 @@ class AnswerPipeline:
                 yield event
 
     async def _retrieve(self, question: Question) -> Evidence:
+        if self._rewriter:
+            question = await self._rewriter.rewrite(question)
         search = asyncio.to_thread(self._retriever.retrieve, question, self._options.top_k)
         try:
             return await asyncio.wait_for(search, self._options.retrieval_timeout_s)
@@ -138,19 +145,18 @@ class AnswerPipeline:
             return EMPTY_LIBRARY[language]
         return refusal(language, num_sources=len(evidence.hits))
 
-    def _say(
-        self, text: str, sources: tuple[Source, ...], clock: "Clock", *, is_refusal: bool
-    ) -> list[Event]:
-        """An answer of Folio's own, without a generator."""
+    def _say(self, text: str, clock: "Clock", refused: Evidence | None = None) -> list[Event]:
+        """An answer of Folio's own, without a generator; a refusal where evidence is given."""
         clock.wrote()
         answer = Answer(
             text=text,
-            sources=sources,
+            sources=numbered(refused) if refused else (),
             citations=(),
-            is_refusal=is_refusal,
+            is_refusal=refused is not None,
             generator=self._generator.info,
             usage=Usage(),
             timings=clock.finish(),
+            query=refused.query if refused else "",
         )
         return [Stage("writing"), TextDelta(text), Finished(answer)]
 
@@ -161,12 +167,12 @@ class AnswerPipeline:
         request = await asyncio.to_thread(self._request, question, language, evidence)
         yield Sources(request.sources, evidence.query)
         yield Stage("reading", len(request.sources))
-        stream = CitationStream(request.sources, self._terms)
+        stream = CitationStream(request.sources, self._terms, self._meanings)
         last = Generation("")
         async with aclosing(self._generator.generate(request)) as pieces:
             async for piece in pieces:
                 last = replace(piece, usage=piece.usage or last.usage)
-                for event in stream.feed(piece.text):
+                for event in await self._feed(stream, piece.text):
                     if clock.wrote():
                         yield Stage("writing")
                     yield event
@@ -175,6 +181,13 @@ class AnswerPipeline:
                 yield Stage("writing")
             yield event
         yield Finished(self._finished(request, stream, last, clock))
+
+    @staticmethod
+    async def _feed(stream: CitationStream, text: str) -> list[TextDelta | Cited]:
+        """Feed the stream; where a claim is to be checked, on a thread: that may take a while."""
+        if stream.may_block(text):
+            return await asyncio.to_thread(stream.feed, text)
+        return stream.feed(text)
 
     def _request(
         self, question: Question, language: Language, evidence: Evidence
@@ -225,6 +238,7 @@ class AnswerPipeline:
             usage=usage,
             timings=timings,
             finish_reason=last.finish_reason or "stop",
+            query=request.question,
         )
 
 

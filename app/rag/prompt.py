@@ -21,6 +21,9 @@ HISTORY_SHARE = 0.25
 # A chat template adds a few tokens to each message.
 TOKENS_PER_MESSAGE = 8
 MIN_DOCUMENT_TOKENS = 32
+# What a follow-up question is rewritten from.
+MAX_TURNS_REWRITTEN = 4
+MAX_TURN_CHARACTERS = 500
 
 CONTROL_MARK = re.compile(
     r"<(?=\||｜|/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|think|tool_call)>|<SYS>>|</SYS>>)"
@@ -83,6 +86,28 @@ def build_prompt(
         sources=tuple(source for source in sources if source.number in kept),
         num_tokens=sum(map(layout.cost, messages)),
     )
+
+
+def build_rewrite_prompt(
+    question: str, history: Sequence[Message], language: Language
+) -> tuple[Message, ...]:
+    """Ask for the question as it would be without the turns before it, the last few of them.
+
+    Each turn is one line, its beginning: that says what it is about.
+    """
+    turns = [
+        Message(turn.role, _on_one_line(CITED_MARK.sub("", turn.content))[:MAX_TURN_CHARACTERS])
+        for turn in history
+        if turn.role != "system"
+    ][-MAX_TURNS_REWRITTEN:]
+    text = _template(f"rewrite.{language}.j2").render(turns=turns, question=_on_one_line(question))
+    rules, _, conversation = text.partition("=====\n")
+    return Message("system", rules.strip()), Message("user", conversation.strip())
+
+
+def _on_one_line(text: str) -> str:
+    """So that no text can look like another turn."""
+    return " ".join(defused(text).split())
 
 
 class _Layout:

@@ -19,11 +19,18 @@ from app.domain import (
     GenerationRequest,
     GeneratorInfo,
     IncomingFile,
+    IndexInfo,
+    IndexSpec,
+    IndexState,
     Job,
     JobStage,
+    MetadataValue,
     ParsedDocument,
     Question,
+    Recall,
     SearchHit,
+    SearchScope,
+    StoredFile,
 )
 
 Vectors = NDArray[np.float32]  # [num_texts, dimension], each row of length 1
@@ -59,7 +66,7 @@ class IndexedChunk:
 
 @dataclass(frozen=True, slots=True)
 class StaleVectors:
-    """Chunk ids of one document that may lie in the vector store and belong to nothing.
+    """Chunk ids of one document that may lie in an index and belong to nothing.
 
     `job_id` is the document's job at the time of reading; None where the document is gone.
     """
@@ -136,18 +143,28 @@ class VectorStore(Protocol):
         """Unknown ids are no error."""
         ...
 
-    def search_dense(
-        self, vector: Vectors, limit: int, collection_ids: Sequence[str]
-    ) -> list[ScoredChunk]:
-        """Best first; an empty `collection_ids` searches all."""
+    def search_dense(self, vector: Vectors, limit: int, scope: SearchScope) -> list[ScoredChunk]:
+        """Best first; nothing outside the scope is looked at. Its `filter` must be resolved."""
         ...
 
     def search_sparse(
-        self, vector: SparseVector, limit: int, collection_ids: Sequence[str]
+        self, vector: SparseVector, limit: int, scope: SearchScope
     ) -> list[ScoredChunk]: ...
     def count(self) -> int: ...
     def check(self) -> str:
         """A real query; returns what answered (server and version)."""
+        ...
+
+
+class IndexStore(VectorStore, Protocol):
+    """A vector store with several indexes, as what makes and switches them sees it."""
+
+    def point_alias(self) -> None:
+        """Have the alias stand for this index, for those who look from outside."""
+        ...
+
+    def drop(self, index_name: str) -> None:
+        """Delete an index with all its vectors; an unknown one is no error."""
         ...
 
 
@@ -160,7 +177,17 @@ class ChunkReader(Protocol):
 
     def document_frequencies(self, term_ids: Sequence[int]) -> dict[int, int]: ...
     def num_chunks(self) -> int: ...
-    def neighbours(self, chunk: Chunk, num_before: int, num_after: int) -> list[Chunk]: ...
+    def documents_in(self, scope: SearchScope) -> tuple[str, ...]:
+        """The ids of the documents in this scope, its filter applied."""
+        ...
+
+
+class Rewriter(Protocol):
+    """Makes a question understandable without the conversation before it."""
+
+    async def rewrite(self, question: Question) -> Question:
+        """Return the question to search for; it does not raise, and keeps to a time limit."""
+        ...
 
 
 class Retriever(Protocol):
@@ -170,9 +197,17 @@ class Retriever(Protocol):
 
 
 class Reranker(Protocol):
-    """Orders hits again by reading question and chunk together. Blocks, within a time budget."""
+    """Orders hits again by reading question and chunk together. Blocks, within a time budget.
 
+    It fills `HitScores.rerank` where it had time, leaves nothing out, and does not raise.
+    """
+
+    @property
+    def name(self) -> str: ...
     def rerank(self, query: str, hits: Sequence[SearchHit]) -> list[SearchHit]: ...
+    def score(self, query: str, texts: Sequence[str]) -> list[float]:
+        """Score every text, 0 to 1, without the budget. Raises Unavailable."""
+        ...
 
 
 class Generator(Protocol):
@@ -194,6 +229,14 @@ class DocumentRecords(Protocol):
     def get(self, document_id: str) -> Document: ...
     def add(self, file: IncomingFile) -> AddResult: ...
     def requeue(self, document_id: str) -> Document: ...
+    def move(self, document_id: str, path: str) -> Document:
+        """Give a document from a folder the path that its file has now."""
+        ...
+
+    def set_metadata(self, document_id: str, metadata: Mapping[str, MetadataValue]) -> Document:
+        """Replace a document's metadata."""
+        ...
+
     def delete(self, document_id: str) -> None: ...
     def delete_collection(self, collection_id: str) -> Sequence[str]:
         """Remove a collection with its documents; returns their ids."""
@@ -227,12 +270,49 @@ class DocumentRecords(Protocol):
 class ChunkRecords(Protocol):
     """Chunks in SQL, as ingestion writes them. Each call is one transaction."""
 
-    def announce_vectors(self, document_id: str, chunk_ids: Sequence[str]) -> None: ...
+    def announce_vectors(
+        self, document_id: str, index_name: str, chunk_ids: Sequence[str]
+    ) -> None: ...
     def replace(
         self, job: Job, document: ParsedDocument, chunks: Sequence[IndexedChunk], index_name: str
     ) -> None: ...
-    def stale_vectors(self) -> Sequence[StaleVectors]: ...
+    def stale_vectors(self, index_name: str) -> Sequence[StaleVectors]: ...
     def forget_stale(self, stale: StaleVectors) -> None: ...
+
+
+class IndexRecords(Protocol):
+    """The indexes in SQL. Each call is one transaction."""
+
+    def find(self, *states: IndexState) -> IndexInfo | None: ...
+    def begin(self, spec: IndexSpec, *, switches_itself: bool) -> None:
+        """Raise Conflict while another is in progress."""
+        ...
+
+    def missing(self, name: str) -> Document | None:
+        """A document whose searched file the index does not hold yet."""
+        ...
+
+    def put(self, name: str, document: Document, text: str, chunks: Sequence[IndexedChunk]) -> bool:
+        """False where the document or the index has changed meanwhile."""
+        ...
+
+    def put_failure(self, name: str, document: Document, reason: str) -> bool: ...
+    def judge(self, name: str, state: IndexState, recall: Recall | None, reason: str) -> None: ...
+    def switch(self, name: str, *, is_forced: bool) -> None: ...
+    def discard(self, name: str) -> None: ...
+    def forget(self, name: str) -> None: ...
+    def empty(self, name: str) -> None: ...
+    def sample_texts(self, name: str, limit: int) -> Sequence[tuple[str, str]]: ...
+
+
+class StoredFileRecords(Protocol):
+    """Files that were sent by themselves. Each call is one transaction."""
+
+    def add(self, name: str, media_type: str, content_hash: str, num_bytes: int) -> StoredFile: ...
+    def get(self, file_id: str) -> StoredFile: ...
+    def delete(self, file_id: str) -> Sequence[str]:
+        """Forget a file; returns the ids of the documents that were made from it."""
+        ...
 
 
 class JobRecords(Protocol):
@@ -244,6 +324,17 @@ class JobRecords(Protocol):
     def release(self, job: Job) -> None: ...
     def postpone(self, job: Job, reason: str, delay_s: float) -> None: ...
     def fail(self, job: Job, reason: str) -> None: ...
+    def quarantine(self, job: Job, reason: str) -> None: ...
     def fail_exhausted(self, max_attempts: int) -> Sequence[str]: ...
     def recover(self) -> int: ...
     def num_pending(self) -> int: ...
+    def cancel(self, document_id: str) -> bool:
+        """End a document's unfinished job; False when there is none."""
+        ...
+
+    def pause(self, document_id: str) -> bool:
+        """Hold a document's job; False when it neither waits nor is worked on."""
+        ...
+
+    def retry_failed(self) -> Sequence[str]: ...
+    def set_paused(self, is_paused: bool) -> None: ...

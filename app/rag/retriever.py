@@ -3,7 +3,8 @@
 The dense and the lexical leg run side by side. Their scores are added on scales that mean the
 same for every question (a cosine, and the share of the best lexical score that is possible), so
 that a leg which finds nothing fitting has little to say; ranks alone cannot express that. The
-best chunks are then read, and those that say the question's words side by side move up.
+best chunks are then read, and those that say the question's words side by side move up. Where a
+reranker is there, it has the last word on their order, but not on how far they can be trusted.
 
 Every parameter is in `PROFILES` or in capitals below. They were chosen on every second question
 of the sets that `app.scripts.evaluate` reads, and checked on the others.
@@ -11,16 +12,27 @@ of the sets that `app.scripts.evaluate` reads, and checked on the others.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
-from app.domain import Evidence, HitScores, Language, Question, SearchHit
+from app.domain import (
+    Evidence,
+    HitScores,
+    Language,
+    Question,
+    SearchHit,
+    SearchScope,
+    SearchTimings,
+)
+from app.errors import StoreUnavailable
 from app.metrics import retrieval_latency
 from app.rag.lexical import query_terms, term_id, terms, weigh_query
-from app.rag.protocols import ChunkReader, Embedder, ScoredChunk, VectorStore
+from app.rag.protocols import ChunkReader, Embedder, Reranker, ScoredChunk, VectorStore
 from app.rag.text import CJK, language_of
 
 # Chunks that are read to order them again; what lies deeper moves up too rarely to pay.
@@ -36,6 +48,7 @@ DUPLICATE_OVERLAP = 0.9
 MIN_OWN_TERMS = 2
 MAX_QUESTIONS_BACK = 3
 MAX_SEARCHES_AT_A_TIME = 16
+SEARCH_TIMEOUT_S = 20.0
 
 CHINESE_RUN = re.compile(f"[{CJK}]+")
 REFERENCE = re.compile(
@@ -68,7 +81,7 @@ class Profile:
 
 
 PROFILES: Mapping[Language, Profile] = {
-    "en": Profile(0.5, 0.41, 2.4, 0.7, 4.4, -3.2, 0.25),
+    "en": Profile(0.5, 0.41, 2.4, 0.7, 4.4, -3.2, 0.3),
     "zh": Profile(0.5, 0.24, 2.9, 2.1, 4.9, -4.9, 0.3),
 }
 # Of an embedding model that knows no Chinese only its Latin words and numbers can be of use.
@@ -79,23 +92,46 @@ class HybridRetriever:
     """Implements Retriever on an embedder, a vector store and the chunks in SQL."""
 
     def __init__(
-        self, embedder: Embedder, store: VectorStore, chunk_reader: ChunkReader, candidates: int
+        self,
+        embedder: Embedder,
+        store: VectorStore,
+        chunk_reader: ChunkReader,
+        candidates: int,
+        reranker: Reranker | None = None,
+        timeout_s: float = SEARCH_TIMEOUT_S,
     ) -> None:
         self._embedder = embedder
         self._store = store
         self._chunk_reader = chunk_reader
         self._candidates = candidates
-        self._executor = ThreadPoolExecutor(MAX_SEARCHES_AT_A_TIME, "retrieval")
+        self._reranker = reranker
+        self._timeout_s = timeout_s
+        self._executor = ThreadPoolExecutor(2 * MAX_SEARCHES_AT_A_TIME, "retrieval")
 
     def retrieve(self, question: Question, limit: int) -> Evidence:
         """Find the best chunks, at most `limit`, and judge them. Raises StoreUnavailable."""
-        with retrieval_latency.labels("total").time():
-            text = standalone_query(question)
-            query = self._read(text)
-            dense, lexical = self._search(query, question.collection_ids)
-            fused = fuse(dense, lexical, query)
-            with retrieval_latency.labels("rerank").time():
-                return self._judge(query, fused, limit)
+        watch = Stopwatch()
+        with watch.time("total"):
+            query = self._read(standalone_query(question))
+            dense, lexical = self._search(query, self._resolve(question.scope), watch)
+            with watch.time("rank"):
+                ranked = self._rank(query, fuse(dense, lexical, query), limit)
+            # Judged by the fused scores, for which the profiles were fitted.
+            confidence = confidence_of(query, ranked)
+            hits = self._rerank(query, ranked, watch)[:limit]
+        return Evidence(
+            query=query.text,
+            hits=tuple(hits),
+            confidence=confidence,
+            is_sufficient=confidence >= query.profile.threshold,
+            timings=watch.timings(),
+        )
+
+    def _resolve(self, scope: SearchScope) -> SearchScope:
+        """Put the documents that match in place of the filter."""
+        if scope.filter is None:
+            return scope
+        return replace(scope, filter=None, document_ids=self._chunk_reader.documents_in(scope))
 
     def _read(self, text: str) -> "Query":
         counts = query_terms(text)
@@ -107,34 +143,77 @@ class HybridRetriever:
         return read_query(text, weights, self._embedder.is_multilingual)
 
     def _search(
-        self, query: "Query", collection_ids: Sequence[str]
+        self, query: "Query", scope: SearchScope, watch: "Stopwatch"
     ) -> tuple[list[ScoredChunk], list[ScoredChunk]]:
-        lexical = self._executor.submit(self._search_lexical, query, collection_ids)
-        with retrieval_latency.labels("embed").time():
+        """Run both legs; a store that hangs keeps its threads, but not the caller."""
+        legs = [
+            self._executor.submit(self._search_dense, query, scope, watch),
+            self._executor.submit(self._search_lexical, query, scope, watch),
+        ]
+        deadline = time.monotonic() + self._timeout_s
+        try:
+            dense, lexical = (leg.result(max(0.0, deadline - time.monotonic())) for leg in legs)
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"the search took longer than {self._timeout_s:g} s: the vector store is busy or "
+                "does not answer, see the status page"
+            ) from None
+        finally:
+            for leg in legs:
+                leg.cancel()
+        return dense, lexical
+
+    def _search_dense(
+        self, query: "Query", scope: SearchScope, watch: "Stopwatch"
+    ) -> list[ScoredChunk]:
+        with watch.time("embed"):
             [vector] = self._embedder.embed_queries([query.text])
-        with retrieval_latency.labels("dense").time():
-            dense = self._store.search_dense(vector, self._candidates, collection_ids)
-        return dense, lexical.result()
+        with watch.time("dense"):
+            return self._store.search_dense(vector, self._candidates, scope)
 
-    def _search_lexical(self, query: "Query", collection_ids: Sequence[str]) -> list[ScoredChunk]:
-        with retrieval_latency.labels("lexical").time():
-            return self._store.search_sparse(query.weights, self._candidates, collection_ids)
+    def _search_lexical(
+        self, query: "Query", scope: SearchScope, watch: "Stopwatch"
+    ) -> list[ScoredChunk]:
+        with watch.time("lexical"):
+            return self._store.search_sparse(query.weights, self._candidates, scope)
 
-    def _judge(self, query: "Query", fused: Mapping[str, HitScores], limit: int) -> Evidence:
+    def _rank(self, query: "Query", fused: Mapping[str, HitScores], limit: int) -> list[SearchHit]:
         scores = {id: fused_score(hit, query) for id, hit in fused.items()}
         best = sorted(scores, key=lambda id: -scores[id])[: max(limit, NUM_READ)]
         found = self._chunk_reader.hits(best)
         hits = [
             replace(found[id], score=scores[id], scores=fused[id]) for id in best if id in found
         ]
-        ranked = without_duplicates(rank(query, hits))
-        confidence = confidence_of(query, ranked)
-        return Evidence(
-            query=query.text,
-            hits=tuple(ranked[:limit]),
-            confidence=confidence,
-            is_sufficient=confidence >= query.profile.threshold,
-        )
+        return without_duplicates(rank(query, hits))
+
+    def _rerank(
+        self, query: "Query", ranked: list[SearchHit], watch: "Stopwatch"
+    ) -> list[SearchHit]:
+        if self._reranker is None:
+            return ranked
+        with watch.time("rerank"):
+            return self._reranker.rerank(query.text, ranked)
+
+
+class Stopwatch:
+    """Times the steps of one search, for its evidence and for the metrics."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def time(self, step: str) -> Iterator[None]:
+        """Time a step, whether it ends well or not."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[step] = time.perf_counter() - started
+            retrieval_latency.labels(step).observe(self._seconds[step])
+
+    def timings(self) -> SearchTimings:
+        """What was timed so far."""
+        return SearchTimings(**{f"{step}_s": value for step, value in self._seconds.items()})
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,10 @@
 
 One class serves Milvus Lite (a path: the index lives inside this process) and a Milvus server
 (a URI). The index is derived from SQL and can be rebuilt at any time; its collection is named
-after what made it (embedding model, dimension, chunker), behind the alias `folio`. Writes are
-upserts, since insert duplicates on a server.
+after what made it (embedding model, dimension, chunker). Several may lie side by side; the alias
+`folio` stands for the one that serves, for those who look from outside: this class asks its
+collection by name, so that a question is answered by one index throughout. Writes are upserts,
+since insert duplicates on a server.
 """
 
 import json
@@ -21,6 +23,7 @@ from milvus_lite.server_manager import server_manager_instance
 from pymilvus import DataType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
+from app.domain import EVERYWHERE, SearchScope
 from app.errors import InvalidInput, StoreUnavailable
 from app.metrics import vector_query_latency
 from app.rag.protocols import ChunkVectors, ScoredChunk, SparseVector, Vectors
@@ -45,6 +48,10 @@ CHECK_TIMEOUT_S = 3.0
 HNSW = {"M": 16, "efConstruction": 200}
 Answer = TypeVar("Answer")
 Item = TypeVar("Item")
+
+
+# Milvus Lite takes the client's pings of an idle connection for an attack and closes it, loudly.
+NO_PINGS = {"grpc.keepalive_permit_without_calls": False}
 
 
 class MilvusStore:
@@ -98,6 +105,7 @@ class MilvusStore:
                 *(self.uri, self._version),
             )
         self._call("prepare", self._prepare)
+        self.point_alias()
         if self.is_embedded:
             self._warm_up = Thread(target=self._read_all, name="index-warm-up")
             self._warm_up.start()
@@ -105,6 +113,29 @@ class MilvusStore:
             "index opened uri=%s version=%s collection=%s",
             *(self.uri, self._version, self.collection),
         )
+
+    def beside(self, embedder_name: str, dimension: int, *, chunker_version: str) -> "MilvusStore":
+        """Another index on the same connection, made where it is missing; this one closes both."""
+        other = MilvusStore(
+            self.uri,
+            self._token,
+            embedder_name,
+            dimension,
+            chunker_version=chunker_version,
+            timeout_s=self._timeout_s,
+        )
+        other._client, other._version = self._open_client(), self._version
+        other.has_sparse = self.has_sparse
+        other._call("prepare", other._prepare)
+        return other
+
+    def point_alias(self) -> None:
+        """Have the alias stand for this index, for those who look from outside."""
+        self._call("alias", self._point_alias)
+
+    def drop(self, index_name: str) -> None:
+        """Delete an index with all its vectors; an unknown one is no error."""
+        self._call("drop", self._drop, index_name)
 
     def close(self) -> None:
         """Let go of the connection and, embedded, of the files. Twice is no error."""
@@ -118,40 +149,46 @@ class MilvusStore:
             server_manager_instance.release_server(self.uri)
 
     def upsert(self, chunks: Sequence[ChunkVectors]) -> None:
-        """Write and flush; after it returns the chunks are durable and searchable."""
+        """Write; after it returns the chunks are durable and searchable.
+
+        A server keeps what it acknowledged in its log, and shows a session its own writes; it
+        takes one flush in ten seconds only. Lite is flushed, as unflushed rows slow its searches.
+        """
         client = self._open_client()
         rows = [self._row(chunk) for chunk in chunks]
         for piece in pieces(rows, MAX_ROWS):
-            self._call("upsert", client.upsert, ALIAS, data=piece)
-        # Unflushed rows make each search on Lite walk them in Python.
-        self._call("flush", client.flush, ALIAS)
+            self._call("upsert", client.upsert, self.collection, data=piece)
+        if self.is_embedded:
+            self._call("flush", client.flush, self.collection)
 
     def delete_documents(self, document_ids: Sequence[str]) -> None:
         """Delete all chunks of these documents; unknown ids are no error."""
         client = self._open_client()
         for piece in pieces(document_ids, MAX_IDS):
-            self._call("delete", client.delete, ALIAS, filter=is_one_of("document_id", piece))
+            self._call(
+                "delete", client.delete, self.collection, filter=is_one_of("document_id", piece)
+            )
 
     def delete_chunks(self, chunk_ids: Sequence[str]) -> None:
         """Delete these chunks; unknown ids are no error."""
         client = self._open_client()
         for piece in pieces(chunk_ids, MAX_IDS):
-            self._call("delete", client.delete, ALIAS, filter=is_one_of("chunk_id", piece))
+            self._call(
+                "delete", client.delete, self.collection, filter=is_one_of("chunk_id", piece)
+            )
 
-    def search_dense(
-        self, vector: Vectors, limit: int, collection_ids: Sequence[str]
-    ) -> list[ScoredChunk]:
+    def search_dense(self, vector: Vectors, limit: int, scope: SearchScope) -> list[ScoredChunk]:
         """Find the chunks with the highest cosine, best first."""
         params = {} if self.is_embedded else {"ef": max(64, 2 * limit)}
-        return self._search("dense", vector.reshape(-1).tolist(), limit, collection_ids, params)
+        return self._search("dense", vector.reshape(-1).tolist(), limit, scope, params)
 
     def search_sparse(
-        self, vector: SparseVector, limit: int, collection_ids: Sequence[str]
+        self, vector: SparseVector, limit: int, scope: SearchScope
     ) -> list[ScoredChunk]:
         """Find the chunks with the highest inner product above 0, best first."""
         if not vector or not self.has_sparse:
             return []
-        hits = self._search("sparse", dict(vector), limit, collection_ids, {})
+        hits = self._search("sparse", dict(vector), limit, scope, {})
         return [hit for hit in hits if hit.score > 0]
 
     def count(self) -> int:
@@ -160,7 +197,7 @@ class MilvusStore:
         rows = self._call(
             "count",
             client.query,
-            ALIAS,
+            self.collection,
             filter="",
             output_fields=["count(*)"],
             consistency_level=COUNT_CONSISTENCY,
@@ -191,7 +228,7 @@ class MilvusStore:
             self._call(
                 "check",
                 client.query,
-                ALIAS,
+                self.collection,
                 filter=is_one_of("chunk_id", [""]),
                 output_fields=["chunk_id"],
                 limit=1,
@@ -206,7 +243,12 @@ class MilvusStore:
         if self.is_embedded:
             Path(self.uri).expanduser().parent.mkdir(parents=True, exist_ok=True)
         try:
-            return MilvusClient(uri=self.uri, token=self._token or "", timeout=self._timeout_s)
+            return MilvusClient(
+                uri=self.uri,
+                token=self._token or "",
+                timeout=self._timeout_s,
+                grpc_options=NO_PINGS if self.is_embedded else {},
+            )
         except (MilvusException, RpcError, OSError) as error:
             way_out = (
                 "is another Folio running on this data folder?"
@@ -228,18 +270,23 @@ class MilvusStore:
                 timeout=timeout,
             )
         client.load_collection(self.collection, timeout=timeout)
-        self._point_alias(client, timeout)
 
-    def _point_alias(self, client: MilvusClient, timeout: float) -> None:
+    def _point_alias(self, timeout: float) -> None:
+        client = self._open_client()
         current = alias_target(client, timeout)
         if current is None:
             client.create_alias(self.collection, ALIAS, timeout=timeout)
         elif current != self.collection:
-            logger.warning(
-                "index switched, documents must be indexed again from=%s to=%s",
-                *(current, self.collection),
-            )
+            logger.warning("index alias moved from=%s to=%s", current, self.collection)
             client.alter_alias(self.collection, ALIAS, timeout=timeout)
+
+    def _drop(self, index_name: str, timeout: float) -> None:
+        client = self._open_client()
+        if not client.has_collection(index_name, timeout=timeout):
+            return
+        if alias_target(client, timeout) == index_name:
+            client.alter_alias(self.collection, ALIAS, timeout=timeout)
+        client.drop_collection(index_name, timeout=timeout)
 
     def _schema(self, client: MilvusClient) -> Any:  # pymilvus is untyped
         schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -277,18 +324,31 @@ class MilvusStore:
         field: str,
         vector: object,
         limit: int,
-        collection_ids: Sequence[str],
+        scope: SearchScope,
         params: dict[str, Any],
+    ) -> list[ScoredChunk]:
+        assert scope.filter is None, "the retriever resolves filters"
+        if scope.is_empty:
+            return []
+        found = [
+            hit
+            for condition in conditions(scope)
+            for hit in self._search_where(condition, field, vector, limit, params)
+        ]
+        return sorted(found, key=lambda hit: -hit.score)[:limit]
+
+    def _search_where(
+        self, condition: str, field: str, vector: object, limit: int, params: dict[str, Any]
     ) -> list[ScoredChunk]:
         client = self._open_client()
         [hits] = self._call(
             f"search_{field}",
             client.search,
-            ALIAS,
+            self.collection,
             data=[vector],
             anns_field=field,
             limit=limit,
-            filter=is_one_of("collection_id", collection_ids) if collection_ids else "",
+            filter=condition,
             output_fields=["chunk_id"],
             search_params={"metric_type": "IP", "params": params},
             consistency_level=SEARCH_CONSISTENCY,
@@ -298,7 +358,7 @@ class MilvusStore:
     def _read_all(self) -> None:
         """Make Lite build its postings now, 0.3 ms a chunk, and not in the first question."""
         try:
-            self.search_sparse({0: 1.0}, 1, [])
+            self.search_sparse({0: 1.0}, 1, EVERYWHERE)
         except StoreUnavailable as error:
             logger.warning("index warm-up failed reason=%s", error)
 
@@ -342,6 +402,21 @@ def alias_target(client: MilvusClient, timeout: float) -> str | None:
         if ALIAS in client.list_aliases(name, timeout=timeout).get("aliases", []):
             return str(name)
     return None
+
+
+def conditions(scope: SearchScope) -> list[str]:
+    """Write a scope as filters of Milvus, one search each; empty where all may be searched.
+
+    Documents are few enough in each for the length that a filter may have.
+    """
+    ids = scope.collection_ids
+    inside = [] if ids is None else [is_one_of("collection_id", ids)]
+    if scope.document_ids is None:
+        return [" and ".join(inside)]
+    return [
+        " and ".join([*inside, is_one_of("document_id", piece)])
+        for piece in pieces(scope.document_ids, MAX_IDS)
+    ]
 
 
 def is_one_of(field: str, values: Sequence[str]) -> str:

@@ -1,4 +1,7 @@
-"""Loads the heavy parts in order, saying which: embedder, index, workers, generator, manual."""
+"""Loads the heavy parts in order, saying which.
+
+Embedder, index, workers, reranker, generator, manual.
+"""
 
 import logging
 import threading
@@ -7,33 +10,42 @@ from functools import partial
 from pathlib import Path
 
 from app.config import Settings
-from app.db.jobs import JobRepository
-from app.errors import GeneratorUnavailable, InvalidInput, StoreUnavailable
+from app.domain import IndexSpec
+from app.errors import GeneratorUnavailable, StoreUnavailable
 from app.manual import add_manual
-from app.rag.chunker import StructureChunker, embedded_text
+from app.rag.chunker import embedded_text
 from app.rag.document_processor import (
     DocumentProcessor,
     FileStore,
     IngestRecords,
     ProcessorConfig,
-    Stages,
     WorkerConfig,
 )
-from app.rag.embeddings import load_embedder
-from app.rag.lexical import term_weights, terms
+from app.rag.entailment import Meanings
+from app.rag.index_builder import IndexBuilder, IndexParts
+from app.rag.lexical import terms
 from app.rag.llm.discovery import DEFAULT_MODEL, ModelChoice, resolve_generator
-from app.rag.llm.engine import EngineGenerator
 from app.rag.llm.extractive import ExtractiveGenerator
 from app.rag.llm.hub import ModelHub
 from app.rag.parsers import SUPPORTED_SUFFIXES, SubprocessParser, media_type_of
 from app.rag.pipeline import AnswerOptions, AnswerPipeline
-from app.rag.protocols import Embedder, Generator, Parser
-from app.rag.retriever import HybridRetriever
+from app.rag.protocols import Generator, Parser
+from app.rag.reranker import BudgetedReranker, load_cross_encoder
+from app.rag.retriever import HybridRetriever, is_follow_up
+from app.rag.rewriter import QuestionRewriter
 from app.rag.store import MilvusStore
 from app.services import Services
+from app.wiring.engine import load_engine, model_choice
+from app.wiring.indexes import (
+    LocalModels,
+    begin_configured,
+    load_serving,
+    make_stages,
+    open_parts,
+    serving_parts,
+)
 
 logger = logging.getLogger(__name__)
-CHUNKER_VERSION = 1  # of the cutting and of the lexical terms: another one makes another index
 STORE_RETRY_S = 2.0
 STOP_WORKERS_S = 5.0
 STEP_TIMEOUT_S = 900.0  # the parser has a limit of its own, which must strike first
@@ -44,54 +56,89 @@ BYTES_PER_MB = 1_000_000
 
 def load(settings: Settings, services: Services) -> None:
     """Load everything into `services`; it is ready as soon as a question can be asked."""
-    load_ingestion(settings, services)
+    parser, spec = load_ingestion(settings, services)
     num_pages = queue_manual(settings, services)
     assert services.embedder and services.store
+    load_reranker(settings, services)
     services.retriever = HybridRetriever(
-        services.embedder, services.store, services.records.chunks, settings.retrieval_candidates
+        services.embedder,
+        services.store,
+        services.records.chunks.of(services.store.index_name),
+        settings.retrieval_candidates,
+        services.reranker,
     )
     load_generator(settings, services)
+    start_builder(settings, services, parser, spec)
     services.report("ready", "")
     if num_pages:
         wait_for_manual(services)
 
 
-def load_ingestion(settings: Settings, services: Services) -> None:
-    """The part that adding documents needs: embedder, index and workers."""
-    services.report("starting", f"loading the embedding model {settings.embedding_model}")
-    embedder = load_embedder(settings.embedding_model, settings.num_threads)
-    if settings.chunk_size_tokens > embedder.max_tokens:
-        raise InvalidInput(
-            f"FOLIO_CHUNK_SIZE_TOKENS={settings.chunk_size_tokens}: the embedding model "
-            f"{embedder.name} reads {embedder.max_tokens} tokens"
-        )
+def load_ingestion(settings: Settings, services: Services) -> tuple[Parser, IndexSpec]:
+    """The part that adding documents needs: embedder, index and workers.
+
+    Returns the parser and the index that serves.
+    """
+    spec, embedder = load_serving(settings, services)
     services.embedder = embedder
     services.report("starting", "opening the vector store")
-    services.store = open_store(settings, services, embedder)
+    services.store = open_store(settings, services, spec)
     services.closing.callback(services.store.close)
-    parser = SubprocessParser(settings.parse_timeout_s, settings.parse_memory_mb)
+    parser = SubprocessParser(
+        settings.parse_timeout_s, settings.parse_memory_mb, settings.passwords
+    )
     services.closing.callback(parser.close)
-    processor = make_processor(settings, services, parser)
+    processor = make_processor(settings, services, parser, spec)
     services.closing.callback(processor.stop, STOP_WORKERS_S)
     processor.start()
     services.processor = processor
+    return parser, spec
 
 
-def chunker_name(settings: Settings) -> str:
-    """Names how chunks are cut: another name makes other chunks and another index."""
-    sizes = f"{settings.chunk_size_tokens}-{settings.chunk_overlap_tokens}"
-    return f"structure-{CHUNKER_VERSION}-{sizes}"
+def start_builder(settings: Settings, services: Services, parser: Parser, spec: IndexSpec) -> None:
+    """Go on with the index that is being made, or begin the one that the settings name."""
+    first = serving_parts(services, spec)
+    models = LocalModels(settings, services)
+    services.index_models = models
+    begin_configured(settings, services, models)
+    builder = IndexBuilder(
+        services.records.indexes,
+        first,
+        partial(open_parts, settings, services, first, parser),
+        partial(use, settings, services),
+    )
+    services.closing.callback(builder.stop, STOP_WORKERS_S)
+    builder.start()
+    services.index_builder = builder
 
 
-def open_store(settings: Settings, services: Services, embedder: Embedder) -> MilvusStore:
+def use(settings: Settings, services: Services, parts: IndexParts) -> None:
+    """Search this index and ingest into it from now on; running answers keep what they have."""
+    assert services.processor and services.generator
+    services.embedder, services.store = parts.embedder, parts.store
+    services.retriever = parts.retriever
+    services.processor.use(parts.ingestion, parts.store)
+    speak(settings, services, services.generator)
+
+
+def load_reranker(settings: Settings, services: Services) -> None:
+    """The model that orders the best chunks again, where one was set."""
+    if not settings.reranker_model:
+        return
+    services.report("starting", f"loading the reranker {settings.reranker_model}")
+    scorer = load_cross_encoder(settings.reranker_model)
+    services.reranker = BudgetedReranker(scorer, embedded_text, settings.rerank_budget_ms / 1000)
+
+
+def open_store(settings: Settings, services: Services, spec: IndexSpec) -> MilvusStore:
     """The open index; a server that is not up yet is waited for."""
     token = settings.milvus_token
     store = MilvusStore(
         settings.milvus_uri or str(settings.data_dir.absolute() / "milvus.db"),
         token.get_secret_value() if token else None,
-        embedder.name,
-        embedder.dimension,
-        chunker_version=chunker_name(settings),
+        spec.embedding_model,
+        spec.dimension,
+        chunker_version=spec.chunker,
     )
     while True:
         try:
@@ -104,22 +151,13 @@ def open_store(settings: Settings, services: Services, embedder: Embedder) -> Mi
             services.is_stopping.wait(STORE_RETRY_S)
 
 
-def make_processor(settings: Settings, services: Services, parser: Parser) -> DocumentProcessor:
+def make_processor(
+    settings: Settings, services: Services, parser: Parser, spec: IndexSpec
+) -> DocumentProcessor:
     """The processor, not started."""
     embedder, store, records = services.embedder, services.store, services.records
     assert embedder and store
-    chunker = StructureChunker(
-        embedder.count_tokens, settings.chunk_size_tokens, settings.chunk_overlap_tokens
-    )
-    stages = Stages(
-        parser=parser,
-        chunker=chunker,
-        chunker_name=chunker_name(settings),
-        embedder=embedder,
-        store=store,
-        embedded_text=embedded_text,
-        term_weights=term_weights,
-    )
+    stages = make_stages(parser, embedder, store, spec.chunker)
     config = ProcessorConfig(
         media_type_of=media_type_of,
         readable_suffixes=sorted(SUPPORTED_SUFFIXES),
@@ -129,10 +167,9 @@ def make_processor(settings: Settings, services: Services, parser: Parser) -> Do
             step_timeout_s=max(STEP_TIMEOUT_S, 2 * settings.parse_timeout_s),
         ),
     )
-    jobs = JobRepository(records.database)
     return DocumentProcessor(
         stages,
-        IngestRecords(records.documents, records.chunks, jobs),
+        IngestRecords(records.documents, records.chunks, records.jobs, records.files),
         FileStore(settings.data_dir / "files"),
         config,
     )
@@ -149,7 +186,11 @@ def load_generator(settings: Settings, services: Services) -> None:
         services.report("starting", "loading the language model")
         tell = partial(services.report, "starting")
         generator = resolve_generator(
-            choice, terms=terms, embedder=services.embedder, on_progress=tell
+            choice,
+            terms=terms,
+            embedder=services.embedder,
+            on_progress=tell,
+            load=partial(load_engine, settings, services.closing),
         )
         speak(settings, services, generator)
         return
@@ -168,7 +209,11 @@ def fetch_generator(settings: Settings, services: Services, choice: ModelChoice)
     generator: Generator
     try:
         generator = resolve_generator(
-            choice, terms=terms, embedder=services.embedder, on_progress=tell
+            choice,
+            terms=terms,
+            embedder=services.embedder,
+            on_progress=tell,
+            load=partial(load_engine, settings, services.closing),
         )
     except GeneratorUnavailable as error:
         logger.error("language model not loaded model=%s reason=%s", choice.model, error)
@@ -186,19 +231,6 @@ def quoting(services: Services, state: str) -> ExtractiveGenerator:
     return ExtractiveGenerator(terms, embedder=services.embedder, note=note)
 
 
-def model_choice(settings: Settings) -> ModelChoice:
-    """What was set about the language model."""
-    key = settings.llm_api_key
-    return ModelChoice(
-        model=settings.llm_model,
-        base_url=settings.llm_base_url,
-        api_key=key.get_secret_value() if key else None,
-        timeout_s=settings.llm_timeout_s,
-        hub_timeout_s=settings.hub_timeout_s,
-        num_threads=settings.num_threads,
-    )
-
-
 def needs_hub(choice: ModelChoice) -> bool:
     """Whether the model would have to be fetched, which may take minutes."""
     if choice.base_url or choice.model == "extractive":
@@ -211,12 +243,15 @@ def needs_hub(choice: ModelChoice) -> bool:
 
 def speak(settings: Settings, services: Services, generator: Generator) -> None:
     """Let this generator write the answers from now on; running ones keep theirs."""
-    assert services.retriever
+    assert services.retriever and services.embedder
+    is_model = generator.info.kind != "extractive"
     services.pipeline = AnswerPipeline(
         services.retriever,
         generator,
         terms=terms,
         num_chunks=services.records.chunks.num_chunks,
+        meanings=Meanings(services.embedder),
+        rewriter=QuestionRewriter(generator, is_follow_up, terms) if is_model else None,
         options=AnswerOptions(
             top_k=settings.retrieval_top_k,
             max_tokens=settings.max_answer_tokens,
@@ -226,8 +261,6 @@ def speak(settings: Settings, services: Services, generator: Generator) -> None:
         ),
     )
     services.generator = generator
-    if isinstance(generator, EngineGenerator):
-        services.closing.callback(generator.llm.shutdown)
 
 
 def queue_manual(settings: Settings, services: Services) -> int:

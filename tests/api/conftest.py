@@ -5,7 +5,7 @@ import hashlib
 import shutil
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 
@@ -20,7 +20,11 @@ from app.db.chats import ChatRepository
 from app.db.chunks import ChunkRepository
 from app.db.collections import CollectionRepository
 from app.db.documents import DocumentRepository
+from app.db.evaluations import EvaluationRepository
+from app.db.indexes import IndexRepository
+from app.db.jobs import JobRepository
 from app.db.session import Database
+from app.db.stored_files import StoredFileRepository
 from app.domain import (
     AddResult,
     Answer,
@@ -31,6 +35,7 @@ from app.domain import (
     Finished,
     GeneratorInfo,
     IncomingFile,
+    MetadataValue,
     Question,
     Sources,
     Stage,
@@ -63,12 +68,13 @@ MEDIA_TYPES = {
 class FakeProcessor:
     """Takes files and queues them in SQL, but never works on them."""
 
-    def __init__(self, documents: DocumentRepository, folder: Path) -> None:
-        self.documents = documents
+    def __init__(self, records: Records, folder: Path) -> None:
+        self.documents = records.documents
+        self.jobs = records.jobs
         self.folder = folder
         self.callbacks: list[Callable[[Document | str], None]] = []
 
-    def add_file(self, collection_id, source, path, name, file) -> AddResult:
+    def add_file(self, collection_id, source, path, name, file, metadata=None) -> AddResult:
         data = file.read_bytes()
         content_hash = hashlib.sha256(data).hexdigest()
         shutil.copy(file, self.folder / content_hash)
@@ -81,6 +87,7 @@ class FakeProcessor:
                 media_type=MEDIA_TYPES[Path(name).suffix.lower()],
                 content_hash=content_hash,
                 num_bytes=len(data),
+                metadata=metadata,
             )
         )
         self.tell(result.document)
@@ -88,6 +95,23 @@ class FakeProcessor:
 
     def reindex(self, document_id: str) -> Document:
         return self.documents.requeue(document_id)
+
+    def set_metadata(self, document_id: str, metadata: Mapping[str, MetadataValue]) -> Document:
+        return self.documents.set_metadata(document_id, metadata)
+
+    def cancel(self, document_id: str) -> Document:
+        self.jobs.cancel(document_id)
+        return self.documents.get(document_id)
+
+    def pause(self, document_id: str) -> Document:
+        self.jobs.pause(document_id)
+        return self.documents.get(document_id)
+
+    def retry_failed(self) -> int:
+        return len(self.jobs.retry_failed())
+
+    def set_paused(self, is_paused: bool) -> None:
+        self.jobs.set_paused(is_paused)
 
     def delete(self, document_id: str) -> None:
         self.documents.delete(document_id)
@@ -199,6 +223,10 @@ def services(tmp_path: Path, pipeline: ScriptedPipeline) -> Iterator[Services]:
         chunks=ChunkRepository(database),
         chats=ChatRepository(database),
         collections=CollectionRepository(database),
+        jobs=JobRepository(database),
+        files=StoredFileRepository(database),
+        indexes=IndexRepository(database),
+        evaluations=EvaluationRepository(database),
     )
     for name in ("files", "uploads"):
         (tmp_path / name).mkdir()
@@ -207,7 +235,7 @@ def services(tmp_path: Path, pipeline: ScriptedPipeline) -> Iterator[Services]:
         services.embedder = FakeEmbedder()
         services.store = FakeVectorStore()
         services.retriever = FakeRetriever([make_hit("fifteen days of leave"), make_hit("other")])
-        services.processor = FakeProcessor(documents, tmp_path / "files")
+        services.processor = FakeProcessor(records, tmp_path / "files")
         services.generator = FakeGenerator(["plain ", "words"])
         services.pipeline = pipeline
         services.report("ready", "")

@@ -134,6 +134,19 @@ def test_search_gives_hits_with_scores(client):
     found = client.post("/api/search", json={"query": "fifteen days", "limit": 1}).json()
     assert [hit["text"] for hit in found["hits"]] == ["fifteen days of leave"]
     assert (found["hits"][0]["number"], found["is_sufficient"]) == (1, True)
+    assert set(found["hits"][0]["scores"]) == {"dense", "lexical", "rerank"}
+    assert set(found["timings"]) == {
+        *("embed_s", "dense_s", "lexical_s", "rank_s", "rerank_s", "total_s")
+    }
+
+
+def test_search_that_takes_too_long_says_so(client, services, monkeypatch):
+    error = StoreUnavailable("the search took longer than 20 s")
+    monkeypatch.setattr(services.retriever, "error", error)
+    reply = client.post("/api/search", json={"query": "x"})
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
+    assert reply.json()["error"]["code"] == "store_unavailable"
+    assert "longer than 20 s" in reply.json()["error"]["message"]
 
 
 def test_every_error_of_ours_has_a_status():
@@ -320,3 +333,20 @@ def test_unknown_methods_share_one_label(client):
     metrics = client.get("/metrics").text
     assert 'method="other"' in metrics
     assert "XQZ7" not in metrics
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/collections", {"name": " "}),
+        ("/api/search", {"query": "\t\n"}),
+    ],
+)
+def test_blanks_are_no_text(client, path, body):
+    assert client.post(path, json=body).status_code == 422
+
+
+def test_a_blank_is_no_question(client):
+    chat = client.post("/api/chats", json={}).json()
+    reply = client.post(f"/api/chats/{chat['id']}/messages", json={"text": "  "})
+    assert reply.status_code == 422

@@ -7,7 +7,7 @@ import time
 import httpx
 import pytest
 
-from app.domain import Failed, Message
+from app.domain import Failed, Message, SearchScope
 from app.errors import Unavailable
 
 
@@ -215,7 +215,7 @@ def test_follow_up_sees_the_conversation(http, chat, pipeline):
 def test_chat_asks_only_its_collections(http, pipeline):
     chat = http.post("/api/chats", json={"collection_ids": ["default"]}).json()
     list(follow(http, ask(http, chat)["run_id"]))
-    assert pipeline.questions[-1].collection_ids == ("default",)
+    assert pipeline.questions[-1].scope == SearchScope(("default",))
 
 
 def test_chat_whose_knowledge_base_was_deleted_says_so(http, pipeline):

@@ -1,3 +1,4 @@
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -224,3 +225,43 @@ def test_default_collection_and_taken_names_are_conflicts(client, upload):
     assert client.post("/api/collections", json={"name": "Law"}).status_code == 409
     assert client.delete("/api/collections/default").status_code == 409
     assert client.get("/api/documents").json()["total"] == 1
+
+
+def test_metadata_come_with_an_upload_and_can_be_replaced(client, upload):
+    facts = '{"year": 2024, "author": "李雷", "is_draft": true}'
+    (document,) = upload(("a.md", b"one"), metadata=facts).json()["accepted"]
+    assert document["metadata"] == {"year": 2024, "author": "李雷", "is_draft": True}
+    path = f"/api/documents/{document['id']}"
+    assert client.patch(path, json={}).json()["metadata"] == document["metadata"]
+    assert client.patch(path, json={"metadata": {"a": 1.5}}).json()["metadata"] == {"a": 1.5}
+    assert client.get(path).json()["metadata"] == {"a": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ("{", "JSON"),
+        ("[1]", "object"),
+        ('{"a": [1]}', "metadata['a']"),
+        ('{"a": NaN}', "metadata['a']"),
+        ('{"": 1}', "at least 1"),
+        ('{"%s": 1}' % ("k" * 65), "at most 64"),
+        ('{"a": "%s"}' % ("v" * 513), "at most 512"),
+        (json.dumps(dict.fromkeys(map(str, range(17)), 1)), "at most 16"),
+    ],
+)
+def test_metadata_that_cannot_be_taken_are_refused_with_the_reason(
+    client, upload, metadata, reason
+):
+    reply = upload(("a.md", b"one"), metadata=metadata)
+    assert reply.status_code == 422
+    assert reason in reply.json()["error"]["message"]
+    assert client.get("/api/documents").json()["total"] == 0
+
+
+def test_one_chunk_is_shown_as_a_citation_shows_it(client, upload, services):
+    (document,) = upload(("a.md", b"one")).json()["accepted"]
+    path = f"/api/documents/{document['id']}/chunks/nope"
+    reply = client.get(path)
+    assert reply.status_code == 404
+    assert "no chunk nope any more" in reply.json()["error"]["message"]

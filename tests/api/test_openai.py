@@ -8,9 +8,10 @@ import httpx
 import openai
 import pytest
 
-from app.domain import Failed, GeneratorInfo, Message
+from app.domain import Failed, GeneratorInfo, Message, SearchScope
 from app.errors import GeneratorUnavailable
 from app.rag.pipeline import AnswerOptions, AnswerQueue
+from app.scripts.evaluate.asking import http_asker
 from tests.api.test_chats import wait_for
 
 QUESTION = [{"role": "user", "content": "How much leave?"}]
@@ -93,7 +94,7 @@ def test_stream_without_include_usage_has_none_and_ends_with_done(server):
 def test_knowledge_base_is_asked_by_name_or_id(client, pipeline, law):
     for model in (law.name, law.id):
         client.chat.completions.create(model=model, messages=QUESTION)
-    assert [q.collection_ids for q in pipeline.questions] == [(law.id,), (law.id,)]
+    assert [q.scope for q in pipeline.questions] == [SearchScope((law.id,))] * 2
 
 
 def test_options_and_history_reach_the_pipeline(client, pipeline):
@@ -117,7 +118,7 @@ def test_options_and_history_reach_the_pipeline(client, pipeline):
         Message("assistant", "Fifteen."),
     )
     assert (question.temperature, question.max_tokens, question.language) == (0, 7, "zh")
-    assert question.collection_ids == ("default",)
+    assert question.scope == SearchScope(("default",))
 
 
 def test_answers_are_never_longer_than_the_setting(client, pipeline):
@@ -281,3 +282,25 @@ def test_stream_says_that_it_is_alive_and_the_client_does_not_mind(client, pipel
     threading.Timer(0.2, pipeline.gate.set).start()
     texts = [chunk.choices[0].delta.content or "" for chunk in stream]
     assert "".join(texts) == "Leave is fifteen days [1]."
+
+
+def test_evaluation_asks_a_running_appliance(server):
+    ask = http_asker(server, None, "folio")
+    answer = ask("How much leave?")
+    assert answer.text == "Leave is fifteen days [1]."
+    assert len(answer.cited) == 1
+    assert not answer.is_refusal
+    assert 0 < answer.first_token_s <= answer.seconds
+
+
+def test_cited_sources_are_listed_in_the_text_where_that_is_asked(client, server, pipeline):
+    options = {"model": "folio", "messages": QUESTION}
+    options["extra_body"] = {"rag": {"markdown_sources": True}}
+    text = client.chat.completions.create(**options).choices[0].message.content
+    chunk = pipeline.sources[0].hit.chunk
+    url = f"{server}/#/docs/{chunk.document_id}?chunk={chunk.id}"
+    name = pipeline.sources[0].hit.document_name
+    assert text == f"Leave is fifteen days [1].\n\n- [1] [{name}]({url})"
+    streamed = client.chat.completions.create(**options, stream=True)
+    pieces = [piece.choices[0].delta.content or "" for piece in streamed if piece.choices]
+    assert "".join(pieces) == text

@@ -143,6 +143,8 @@ def test_question_is_answered_with_a_citation_that_opens_the_passage(
     text = http.get(f"/api/documents/{source['document_id']}/text").json()["text"]
     assert text[source["start"] : source["end"]] == source["text"]
     assert fact in source["text"]
+    chunk = http.get(f"/api/documents/{source['document_id']}/chunks/{source['chunk_id']}").json()
+    assert (chunk["text"], chunk["start"]) == (source["text"], source["start"])
     file = http.get(f"/api/documents/{source['document_id']}/file")
     assert file.content.decode() in (HANDBOOK, RULES)
 

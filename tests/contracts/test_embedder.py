@@ -28,7 +28,9 @@ def test_vectors_are_finite_rows_of_length_one(embedder):
 def test_rows_stand_in_the_order_of_the_texts_whatever_their_lengths(embedder):
     together = embedder.embed_documents(TEXTS)
     alone = np.concatenate([embedder.embed_documents([text]) for text in TEXTS])
-    assert together == pytest.approx(alone, abs=1e-5)
+    # In bfloat16, which some CPUs multiply, a row moves a little with the shape of its batch.
+    assert (together * alone).sum(axis=1) == pytest.approx(1.0, abs=2e-3)
+    assert (together @ alone.T).argmax(axis=1).tolist() == list(range(len(TEXTS)))
 
 
 def test_no_texts_give_no_rows(embedder):

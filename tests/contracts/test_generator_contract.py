@@ -40,7 +40,13 @@ class Case:
 def engine(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny-qwen2")
     tiny.make_checkpoint(folder, "qwen2")
-    llm = AsyncLLM(model=str(folder), dtype="float32", kv_cache_memory_bytes=1 << 22, num_threads=1)
+    llm = AsyncLLM(
+        model=str(folder),
+        dtype="float32",
+        kv_cache_memory_bytes=1 << 22,
+        num_threads=1,
+        speculative_config={"method": "ngram"},
+    )
     yield llm
     llm.shutdown()
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from milvus_lite.server_manager import server_manager_instance
 
+from app.domain import EVERYWHERE, SearchScope
 from app.errors import StoreUnavailable
 from app.rag.protocols import ChunkVectors
 from app.rag.store import MilvusStore
@@ -71,7 +72,7 @@ def store(request):
         return FakeVectorStore()
     store = request.getfixturevalue(request.param)
     store.delete_documents(["doc-1", "doc-2", HOSTILE])
-    assert settled(lambda: store.search_dense(unit(1), 5, []), []) == []
+    assert settled(lambda: store.search_dense(unit(1), 5, EVERYWHERE), []) == []
     return store
 
 
@@ -87,7 +88,7 @@ HOSTILE = '"] or chunk_id != "\\\' 中文'
 
 def test_dense_search_orders_by_cosine(store):
     store.upsert([chunk("a", (1, 0)), chunk("b", (1, 1)), chunk("c", (0, 1))])
-    hits = store.search_dense(unit(1, 0.1), 2, [])
+    hits = store.search_dense(unit(1, 0.1), 2, EVERYWHERE)
     assert ids(hits) == ["a", "b"]
     assert hits[0].score == pytest.approx(float(unit(1, 0.1) @ unit(1, 0)), abs=1e-4)
 
@@ -101,38 +102,38 @@ def test_sparse_search_orders_by_inner_product_and_leaves_out_zero(sparse_store)
             chunk("c", sparse={7: 1.0}),
         ]
     )
-    hits = sparse_store.search_sparse({5: 2.0, big_term: 1.0}, 10, [])
+    hits = sparse_store.search_sparse({5: 2.0, big_term: 1.0}, 10, EVERYWHERE)
     assert [(hit.chunk_id, pytest.approx(hit.score)) for hit in hits] == [("a", 4.0), ("b", 1.0)]
 
 
 def test_sparse_scores_do_not_change_when_other_chunks_come(sparse_store):
     sparse_store.upsert([chunk("a", sparse={5: 1.5})])
-    before = sparse_store.search_sparse({5: 2.0}, 1, [])
+    before = sparse_store.search_sparse({5: 2.0}, 1, EVERYWHERE)
     sparse_store.upsert([chunk(f"other-{n}", sparse={5: 0.1, 6: 1.0}) for n in range(20)])
-    assert sparse_store.search_sparse({5: 2.0}, 1, []) == before
+    assert sparse_store.search_sparse({5: 2.0}, 1, EVERYWHERE) == before
 
 
 def test_a_chunk_without_terms_is_stored_and_found_by_meaning(store):
     store.upsert([chunk("a", sparse={}), chunk("b", (0, 1))])
-    assert ids(store.search_dense(unit(1, 0.1), 5, [])) == ["a", "b"]
+    assert ids(store.search_dense(unit(1, 0.1), 5, EVERYWHERE)) == ["a", "b"]
 
 
 def test_an_empty_query_vector_finds_nothing(store):
     store.upsert([chunk("a")])
-    assert store.search_sparse({}, 5, []) == []
+    assert store.search_sparse({}, 5, EVERYWHERE) == []
 
 
 def test_chunks_are_searchable_as_soon_as_upsert_returns(store):
     store.upsert([chunk("a")])
     assert store.count() == 1
-    assert ids(store.search_dense(unit(1), 5, [])) == ["a"]
+    assert ids(store.search_dense(unit(1), 5, EVERYWHERE)) == ["a"]
 
 
 def test_a_second_upsert_replaces_the_first(store):
     store.upsert([chunk("a", (1, 0))])
     store.upsert([chunk("a", (0, 1))])
     assert store.count() == 1
-    assert store.search_dense(unit(0, 1), 5, [])[0].score == pytest.approx(1.0, abs=1e-4)
+    assert store.search_dense(unit(0, 1), 5, EVERYWHERE)[0].score == pytest.approx(1.0, abs=1e-4)
 
 
 def test_upserting_nothing_is_no_error(store):
@@ -141,27 +142,51 @@ def test_upserting_nothing_is_no_error(store):
 
 
 def test_search_in_an_empty_store_finds_nothing(store):
-    assert store.search_dense(unit(1), 5, []) == []
-    assert store.search_sparse({1: 1.0}, 5, []) == []
+    assert store.search_dense(unit(1), 5, EVERYWHERE) == []
+    assert store.search_sparse({1: 1.0}, 5, EVERYWHERE) == []
 
 
 def test_search_stays_in_the_collections_asked_for(store):
     store.upsert([chunk("a", collection_id="col-1"), chunk("b", collection_id="col-2")])
-    assert ids(store.search_dense(unit(1), 5, ["col-2"])) == ["b"]
-    assert set(ids(store.search_dense(unit(1), 5, ["col-1", "col-2"]))) == {"a", "b"}
-    assert store.search_dense(unit(1), 5, ["col-3"]) == []
+    assert ids(store.search_dense(unit(1), 5, SearchScope(("col-2",)))) == ["b"]
+    assert set(ids(store.search_dense(unit(1), 5, SearchScope(("col-1", "col-2"))))) == {"a", "b"}
+    assert store.search_dense(unit(1), 5, SearchScope(("col-3",))) == []
+    assert store.search_dense(unit(1), 5, SearchScope(())) == []
 
 
 def test_sparse_search_stays_in_the_collections_asked_for(sparse_store):
     sparse_store.upsert([chunk("a", collection_id="col-1"), chunk("b", collection_id="col-2")])
-    assert ids(sparse_store.search_sparse({1: 1.0}, 5, ["col-2"])) == ["b"]
+    assert ids(sparse_store.search_sparse({1: 1.0}, 5, SearchScope(("col-2",)))) == ["b"]
+
+
+def test_search_stays_in_the_documents_asked_for_however_many_they_are(sparse_store):
+    sparse_store.upsert(
+        [
+            chunk("a", dense=(1,)),
+            chunk("b", document_id="doc-2", dense=(1, 0.5)),
+            chunk("c", document_id=HOSTILE, collection_id="col-2", dense=(1, 0.2)),
+        ]
+    )
+
+    def found(*document_ids, collection_ids=None):
+        scope = SearchScope(collection_ids, document_ids=document_ids)
+        dense = ids(sparse_store.search_dense(unit(1), 5, scope))
+        assert set(ids(sparse_store.search_sparse({1: 1.0}, 5, scope))) == set(dense)
+        return dense
+
+    assert found("doc-2") == ["b"]
+    assert found() == []
+    assert found("doc-2", HOSTILE) == ["c", "b"]
+    assert found("doc-2", HOSTILE, collection_ids=("col-2",)) == ["c"]
+    many = [f"unknown-{n}" for n in range(2500)]
+    assert found("doc-2", *many, "doc-1", HOSTILE) == ["a", "c", "b"]
 
 
 def test_values_in_filters_are_data_whatever_they_hold(store):
     store.upsert([chunk("a", collection_id=HOSTILE), chunk("b", document_id=HOSTILE)])
-    assert ids(store.search_dense(unit(1), 5, [HOSTILE])) == ["a"]
+    assert ids(store.search_dense(unit(1), 5, SearchScope((HOSTILE,)))) == ["a"]
     store.delete_documents([HOSTILE])
-    assert settled(lambda: store.search_dense(unit(1), 5, []), ["a"]) == ["a"]
+    assert settled(lambda: store.search_dense(unit(1), 5, EVERYWHERE), ["a"]) == ["a"]
     store.delete_chunks([HOSTILE])
     assert store.count() == 1
 
@@ -169,21 +194,21 @@ def test_values_in_filters_are_data_whatever_they_hold(store):
 def test_deleting_documents_takes_all_their_chunks_and_no_others(store):
     store.upsert([chunk("a"), chunk("b"), chunk("c", document_id="doc-2")])
     store.delete_documents(["doc-1", "unknown"])
-    assert settled(lambda: store.search_dense(unit(1), 5, []), ["c"]) == ["c"]
+    assert settled(lambda: store.search_dense(unit(1), 5, EVERYWHERE), ["c"]) == ["c"]
     assert store.count() == 1
 
 
 def test_deleting_chunks_leaves_the_rest_of_the_document(store):
     store.upsert([chunk("a"), chunk("b")])
     store.delete_chunks(["a", "unknown"])
-    assert settled(lambda: store.search_dense(unit(1), 5, []), ["b"]) == ["b"]
+    assert settled(lambda: store.search_dense(unit(1), 5, EVERYWHERE), ["b"]) == ["b"]
 
 
 def test_a_deleted_chunk_can_come_back(store):
     store.upsert([chunk("a")])
     store.delete_chunks(["a"])
     store.upsert([chunk("a")])
-    assert ids(store.search_dense(unit(1), 5, [])) == ["a"]
+    assert ids(store.search_dense(unit(1), 5, EVERYWHERE)) == ["a"]
 
 
 def test_check_says_what_answered(store):
@@ -218,7 +243,7 @@ def test_lite_keeps_everything_over_a_restart(tmp_path):
     again = MilvusStore(path, None, "m", DIMENSION)
     again.open()
     assert again.count() == 1
-    assert ids(again.search_sparse({3: 1.0}, 5, [])) == ["a"]
+    assert ids(again.search_sparse({3: 1.0}, 5, EVERYWHERE)) == ["a"]
     again.close()
     again.close()
 

@@ -1,6 +1,6 @@
 import pytest
 
-from app.db.chats import ChatRepository
+from app.db.chats import ChatRepository, answer_fields, snapshot_of
 from app.domain import (
     Answer,
     Box,
@@ -28,6 +28,7 @@ ANSWER = Answer(
     generator=GeneratorInfo("extractive", "extractive", "note"),
     usage=Usage(10, 5),
     timings=Timings(0.1, 0.2, 0.3),
+    query="年假有几天？",
 )
 
 
@@ -62,6 +63,13 @@ def test_finished_answer_keeps_its_sources_and_citations(chats, chat):
         ANSWER.usage,
         ANSWER.timings,
     )
+    assert finished.query == ANSWER.query
+
+
+def test_answers_of_before_queries_were_kept_are_still_read():
+    kept = snapshot_of(ANSWER)
+    del kept["query"]
+    assert answer_fields(kept)["query"] == ""
 
 
 def test_failed_answer_keeps_what_was_written(chats, chat):

@@ -12,12 +12,15 @@ from app.domain import (
     Box,
     Chunk,
     ChunkSpan,
+    Combination,
+    Comparison,
     DocumentStatus,
     HitScores,
     IncomingFile,
     ParsedDocument,
+    SearchScope,
 )
-from app.errors import LeaseLost, NotFound
+from app.errors import InvalidInput, LeaseLost, NotFound
 from app.rag.protocols import IndexedChunk
 
 
@@ -43,7 +46,7 @@ class Library:
 
     def terms(self):
         with self.database.snapshot() as session:
-            return dict(session.execute(text("SELECT id, num_chunks FROM terms")).all())
+            return dict(session.execute(text("SELECT id, num_chunks FROM index_terms")).all())
 
 
 @pytest.fixture
@@ -91,6 +94,16 @@ def test_replaced_document_is_ready_with_text_and_counts(library):
     assert library.documents.sample_titles(5) == ["Title"]
 
 
+def test_a_ready_document_says_what_of_its_file_was_not_read(library):
+    document = library.add()
+    job = library.jobs.claim(60)
+    parsed = ParsedDocument("a text", "Title", (), 9, note="1 of 9 pages are damaged: 7")
+    library.chunks.replace(job, parsed, [indexed(document.id, 0, [1])], "index")
+
+    found = library.documents.get(document.id)
+    assert (found.status, found.error) == (DocumentStatus.READY, "1 of 9 pages are damaged: 7")
+
+
 def test_replace_without_the_lease_changes_nothing(library):
     document = library.add()
     old = library.jobs.claim(60)
@@ -110,21 +123,12 @@ def test_chunks_come_in_pages(library):
     assert ([chunk.index for chunk in chunks], total) == ([2, 3], 5)
 
 
-def test_neighbours_are_around_a_chunk_in_order(library):
-    document = library.add()
-    chunks = [indexed(document.id, n) for n in range(6)]
-    library.index(document.id, chunks)
-    around = library.chunks.neighbours(chunks[2].chunk, 1, 2)
-    assert [chunk.index for chunk in around] == [1, 3, 4]
-    assert library.chunks.neighbours(indexed(document.id, 2, key="gone").chunk, 1, 1) == []
-
-
 def test_more_ids_than_one_statement_takes(library):
     document = library.add()
     chunks = [indexed(document.id, n, [n]) for n in range(1200)]
     library.index(document.id, chunks)
     assert len(library.chunks.hits([c.chunk.id for c in chunks])) == 1200
-    assert len(library.chunks.document_frequencies(range(1200))) == 1200
+    assert len(library.chunks.of("index").document_frequencies(range(1200))) == 1200
 
 
 def test_document_frequencies_count_chunks_and_take_all_32_bits(library):
@@ -133,7 +137,7 @@ def test_document_frequencies_count_chunks_and_take_all_32_bits(library):
     library.index(
         document.id, [indexed(document.id, 0, [1, highest]), indexed(document.id, 1, [1])]
     )
-    assert library.chunks.document_frequencies([1, highest, 5]) == {1: 2, highest: 1}
+    assert library.chunks.of("index").document_frequencies([1, highest, 5]) == {1: 2, highest: 1}
 
 
 def test_document_frequencies_stay_exact_through_random_changes(library):
@@ -180,23 +184,23 @@ def test_documents_finished_at_once_count_every_term(library):
 def test_announced_vectors_are_stale_once_their_job_ends_without_them(library):
     document = library.add()
     job = library.jobs.claim(60)
-    library.chunks.announce_vectors(document.id, ["x"])
-    assert library.chunks.stale_vectors() == []  # the job may still make them chunks
+    library.chunks.announce_vectors(document.id, "index", ["x"])
+    assert library.chunks.stale_vectors("index") == []  # the job may still make them chunks
     library.jobs.fail(job, "damaged")
-    (stale,) = library.chunks.stale_vectors()
+    (stale,) = library.chunks.stale_vectors("index")
     assert (stale.document_id, stale.job_id, stale.chunk_ids) == (document.id, job.id, ("x",))
     library.chunks.forget_stale(stale)
-    assert library.chunks.stale_vectors() == []
+    assert library.chunks.stale_vectors("index") == []
 
 
 def test_announced_vectors_that_become_chunks_are_not_stale(library):
     document = library.add()
     one = indexed(document.id, 0)
-    library.chunks.announce_vectors(document.id, [one.chunk.id])
+    library.chunks.announce_vectors(document.id, "index", [one.chunk.id])
     library.index(document.id, [one])
-    assert library.chunks.stale_vectors() == []
-    library.chunks.announce_vectors(document.id, [one.chunk.id])
-    assert library.chunks.stale_vectors() == []
+    assert library.chunks.stale_vectors("index") == []
+    library.chunks.announce_vectors(document.id, "index", [one.chunk.id])
+    assert library.chunks.stale_vectors("index") == []
 
 
 def test_vectors_of_replaced_and_deleted_chunks_are_stale(library):
@@ -204,9 +208,9 @@ def test_vectors_of_replaced_and_deleted_chunks_are_stale(library):
     old, new = indexed(document.id, 0, key="old"), indexed(document.id, 0, key="new")
     library.index(document.id, [old])
     library.index(document.id, [new])
-    assert [s.chunk_ids for s in library.chunks.stale_vectors()] == [(old.chunk.id,)]
+    assert [s.chunk_ids for s in library.chunks.stale_vectors("index")] == [(old.chunk.id,)]
     library.documents.delete(document.id)
-    (stale,) = library.chunks.stale_vectors()
+    (stale,) = library.chunks.stale_vectors("index")
     assert (stale.job_id, set(stale.chunk_ids)) == (None, {old.chunk.id, new.chunk.id})
 
 
@@ -215,7 +219,7 @@ def test_document_that_got_a_job_while_vectors_were_deleted_is_queued_anew(libra
     old, new = indexed(document.id, 0, key="old"), indexed(document.id, 0, key="new")
     library.index(document.id, [old])
     library.index(document.id, [new])
-    (stale,) = library.chunks.stale_vectors()
+    (stale,) = library.chunks.stale_vectors("index")
     library.index(document.id, [old])  # the old content came back before we deleted its vectors
     library.chunks.forget_stale(stale)
     assert library.documents.get(document.id).status == DocumentStatus.QUEUED
@@ -229,3 +233,119 @@ def test_deleted_document_leaves_no_rows(library):
     assert library.terms() == {}
     with pytest.raises(NotFound):
         library.documents.text(document.id)
+
+
+HOSTILE = """x' OR 1=1 -- "] or true \\ 中文%_"""
+METADATA = {
+    "a": {"year": 2023.0, "tag": "law", "ok": True},
+    "b": {"year": 2024.0, "tag": "Law"},
+    "c": {"year": "2024", "tag": "法律", "ok": False},
+    "d": {HOSTILE: HOSTILE, "tag": ""},
+    "e": {},
+}
+
+
+@pytest.fixture
+def described(library):
+    for name, metadata in METADATA.items():
+        library.documents.set_metadata(library.add(name, f"hash-{name}").id, metadata)
+    return library
+
+
+def compare(key, operator, value):
+    return Comparison(key, operator, value)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (compare("year", "eq", 2024.0), "b"),
+        (compare("year", "eq", "2024"), "c"),
+        (compare("year", "ne", 2024.0), "acde"),
+        (compare("year", "gt", 2023.0), "b"),
+        (compare("year", "gte", 2023.0), "ab"),
+        (compare("year", "lt", 2024.0), "a"),
+        (compare("year", "lte", 1.0), ""),
+        (compare("year", "gte", "2020"), "c"),
+        (compare("tag", "in", ("law", "法律", 3.0)), "ac"),
+        (compare("tag", "nin", ("law", "")), "bce"),
+        (compare("tag", "lt", "a"), "bd"),
+        (compare("tag", "eq", ""), "d"),
+        (compare("ok", "eq", True), "a"),
+        (compare("ok", "ne", True), "bcde"),
+        (compare("ok", "eq", 1.0), ""),
+        (compare(HOSTILE, "eq", HOSTILE), "d"),
+        (compare("tag", "eq", HOSTILE), ""),
+        (compare(HOSTILE, "ne", "x"), "abcde"),
+        (compare("tag", "in", ()), ""),
+        (
+            Combination("and", (compare("tag", "eq", "law"), compare("year", "gt", 2000.0))),
+            "a",
+        ),
+        (
+            Combination(
+                "or",
+                (
+                    compare("ok", "eq", False),
+                    Combination("and", (compare("year", "eq", 2024.0), compare("ok", "ne", True))),
+                ),
+            ),
+            "bc",
+        ),
+    ],
+)
+def test_documents_are_found_by_their_metadata(described, wanted, found):
+    ids = described.chunks.documents_in(SearchScope(filter=wanted))
+    assert sorted(described.documents.get(id).name for id in ids) == list(found)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (compare("folio.name", "eq", "a"), "a"),
+        (compare("folio.name", "in", ("a", "c", 1.0)), "ac"),
+        (compare("folio.name", "nin", ("a", "c")), "bde"),
+        (compare("folio.name", "eq", HOSTILE), ""),
+        (compare("folio.name", "eq", 1.0), ""),
+        (compare("folio.source", "ne", "nowhere"), "abcde"),
+        (compare("folio.num_pages", "gt", 0.0), ""),
+        (compare("folio.num_pages", "ne", 3.0), "abcde"),
+        (compare("folio.num_bytes", "gte", 0.0), "abcde"),
+        (compare("folio.num_bytes", "eq", True), ""),
+        (compare("folio.created_at", "gt", 0.0), "abcde"),
+        (compare("folio.created_at", "lt", -1e300), ""),
+        (compare("folio.created_at", "gt", 1e300), ""),
+    ],
+)
+def test_documents_are_found_by_what_folio_knows_of_them(described, wanted, found):
+    ids = described.chunks.documents_in(SearchScope(filter=wanted))
+    assert sorted(described.documents.get(id).name for id in ids) == list(found)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [
+        (compare("folio.author", "eq", "a"), r"asks for folio\.author, documents have folio\.cre"),
+        (compare("folio.name", "gt", "a"), "by eq, ne, in and nin only, not by gt"),
+    ],
+)
+def test_facts_that_no_document_has_are_refused(described, wanted, reason):
+    with pytest.raises(InvalidInput, match=reason):
+        described.chunks.documents_in(SearchScope(filter=wanted))
+
+
+def test_filters_stay_in_the_documents_of_the_scope(described):
+    every = described.chunks.documents_in(SearchScope())
+    assert len(every) > 1
+    wanted = Comparison("no-such-key", "ne", "x")
+    assert described.chunks.documents_in(SearchScope(None, wanted)) == every
+    assert described.chunks.documents_in(SearchScope(None, wanted, every[1:])) == every[1:]
+    assert described.chunks.documents_in(SearchScope(None, wanted, ("unknown",))) == ()
+    assert described.chunks.documents_in(SearchScope(None, wanted, ())) == ()
+
+
+def test_filters_stay_in_the_collections_of_the_scope(described):
+    wanted = compare("year", "eq", 2024.0)
+    assert len(described.chunks.documents_in(SearchScope(("default",), wanted))) == 1
+    assert described.chunks.documents_in(SearchScope(("other",), wanted)) == ()
+    assert described.chunks.documents_in(SearchScope((), wanted)) == ()

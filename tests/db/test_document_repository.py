@@ -42,6 +42,47 @@ def test_identity_is_collection_source_and_path(documents, database):
     assert documents.list()[1] == 3
 
 
+def test_metadata_come_with_a_file_or_later_and_stay_until_they_are_replaced(documents):
+    facts = {"year": 2024.0, "author": "李雷", "is_draft": False}
+    document = documents.add(replace(incoming(), metadata=facts)).document
+    assert document.metadata == facts
+    assert documents.add(incoming(content_hash="h2")).document.metadata == facts
+    same = documents.add(replace(incoming(content_hash="h2"), metadata={"year": 2025.0}))
+    assert (same.outcome, same.document.metadata) == ("unchanged", {"year": 2025.0})
+    changed = documents.set_metadata(document.id, {"year": "MMXXV"})
+    assert changed.metadata == documents.get(document.id).metadata == {"year": "MMXXV"}
+    assert documents.set_metadata(document.id, {}).metadata == {}
+    documents.set_metadata(document.id, facts)
+    documents.delete(document.id)
+    assert documents.add(incoming()).document.metadata == {}
+
+
+def test_metadata_of_an_unknown_document_are_refused(documents):
+    with pytest.raises(NotFound, match="nope"):
+        documents.set_metadata("nope", {})
+
+
+def test_moved_document_stays_the_same_under_its_new_path(documents):
+    document = documents.add(incoming("old/a.txt")).document
+    moved = documents.move(document.id, "new/b.txt")
+    assert (moved.id, moved.path, moved.name) == (document.id, "new/b.txt", "b.txt")
+    assert documents.add(incoming("new/b.txt")).outcome == "unchanged"
+    assert documents.add(incoming("old/a.txt")).outcome == "added"
+
+
+def test_document_cannot_move_onto_another_and_uploads_do_not_move(documents):
+    document = documents.add(incoming("a.txt")).document
+    documents.add(incoming("b.txt"))
+    with pytest.raises(Conflict, match=r"another document has the path b\.txt"):
+        documents.move(document.id, "b.txt")
+    assert documents.get(document.id).path == "a.txt"
+    upload = documents.add(uploaded("h9")).document
+    with pytest.raises(Conflict, match="only files of folders move"):
+        documents.move(upload.id, "c.txt")
+    with pytest.raises(NotFound):
+        documents.move("missing", "c.txt")
+
+
 def uploaded(content_hash, path="sub/report.pdf"):
     return replace(incoming(path, content_hash), source="upload")
 

@@ -198,3 +198,119 @@ def test_recover_on_postgres_leaves_the_leases_of_others(jobs, documents):
     job = jobs.claim(60)
     assert jobs.recover() == 0
     jobs.heartbeat(job, 60)
+
+
+def owned(documents, path, owner):
+    file = IncomingFile("default", "folder", path, path, "text/plain", path, 1, owner=owner)
+    return documents.add(file).document
+
+
+def test_owners_take_turns_however_much_one_brings(jobs, documents, clock):
+    for n in range(6):
+        owned(documents, f"many-{n}", "anna")
+    owned(documents, "one", "bert")
+    owned(documents, "two", "bert")
+    owned(documents, "late", "carl")
+    order = []
+    for _ in range(9):
+        clock.advance(1)
+        order.append(documents.get(jobs.claim(600).document_id).path)
+    assert order == [
+        *("many-0", "one", "late", "many-1", "two"),
+        *("many-2", "many-3", "many-4", "many-5"),
+    ]
+
+
+def test_a_job_that_is_queued_again_stays_its_owners(jobs, documents, clock):
+    document = owned(documents, "a", "anna")
+    jobs.fail(jobs.claim(60), "broken")
+    documents.requeue(document.id)
+    assert [entry.owner for entry in jobs.list(None, 1, 10)[0]] == ["anna"]
+    assert add(documents, "b").source == "folder"
+    assert {entry.owner for entry in jobs.list(None, 1, 10)[0]} == {"anna", "folder"}
+
+
+def test_a_held_queue_gives_no_jobs_and_loses_none(database, jobs, documents):
+    document = add(documents)
+    jobs.set_paused(True)
+    assert jobs.claim(60) is None
+    assert JobRepository(database).is_paused
+    jobs.set_paused(False)
+    assert jobs.claim(60).document_id == document.id
+
+
+def test_cancelling_ends_a_job_and_shuts_its_worker_out(jobs, documents):
+    document = add(documents)
+    job = jobs.claim(60)
+    assert jobs.cancel(document.id)
+    with pytest.raises(LeaseLost):
+        jobs.advance(job, JobStage.EMBEDDING, 0.5, 60)
+    document = documents.get(document.id)
+    assert (document.status, document.stage) == (DocumentStatus.FAILED, JobStage.CANCELLED)
+    assert not jobs.cancel(document.id)
+    assert jobs.retry_failed() == []
+    assert documents.requeue(document.id).stage == JobStage.QUEUED
+
+
+def test_a_paused_job_waits_until_it_is_queued_again(jobs, documents, clock):
+    document = add(documents)
+    first = jobs.claim(60)
+    assert jobs.pause(document.id)
+    assert documents.get(document.id).stage == JobStage.PAUSED
+    clock.advance(3600)
+    assert jobs.claim(60) is None
+    assert not jobs.pause(document.id)
+    documents.requeue(document.id)
+    second = jobs.claim(60)
+    assert second.id != first.id
+    with pytest.raises(LeaseLost):
+        jobs.heartbeat(first, 60)
+
+
+def test_all_that_failed_is_retried_but_for_what_does_harm(jobs, documents):
+    failed, harmful, cancelled, _ = (add(documents, name, name) for name in "abcd")
+    jobs.fail(jobs.claim(60), "broken")
+    jobs.quarantine(jobs.claim(60), "killed its process")
+    jobs.cancel(cancelled.id)
+    assert jobs.retry_failed() == [failed.id]
+    stages = {document.path: document.stage for document in documents.list()[0]}
+    assert stages == {
+        "a": JobStage.QUEUED,
+        "b": JobStage.QUARANTINED,
+        "c": JobStage.CANCELLED,
+        "d": JobStage.QUEUED,
+    }
+    assert documents.requeue(harmful.id).stage == JobStage.QUEUED
+
+
+def test_bytes_in_quarantine_are_not_tried_again_under_any_name(jobs, documents):
+    harmful = add(documents, "a", "same")
+    jobs.quarantine(jobs.claim(60), "killed its process")
+    assert (
+        documents.add(IncomingFile("default", "folder", "a", "a", "text/plain", "same", 1)).outcome
+        == "unchanged"
+    )
+    twin = add(documents, "b", "same")
+    assert twin.stage == JobStage.QUARANTINED
+    assert twin.error == (
+        "the same bytes are in quarantine as “a”: killed its process;"
+        " retry this document to have them tried again"
+    )
+    assert jobs.claim(60) is None
+    assert add(documents, "a", "other").stage == JobStage.QUEUED
+    assert documents.requeue(twin.id).stage == JobStage.QUEUED
+    assert harmful.id != twin.id
+
+
+def test_the_queue_is_listed_by_stage_the_latest_first(jobs, documents, clock):
+    add(documents, "a")
+    job = jobs.claim(60)
+    jobs.fail(job, "broken")
+    add(documents, "b")
+    entries, total = jobs.list(JobStage.FAILED, 1, 10)
+    assert total == 1
+    (entry,) = entries
+    assert (entry.id, entry.document_name, entry.attempts) == (job.id, "a", 1)
+    assert (entry.reason, entry.heartbeat_at) == ("broken", clock.now)
+    assert [entry.document_name for entry in jobs.list(None, 1, 1)[0]] == ["b"]
+    assert jobs.list(None, 3, 1) == ([], 2)

@@ -1,12 +1,15 @@
 import threading
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
 
+from app.db.chunks import ChunkRepository
+from app.db.documents import DocumentRepository
 from app.db.models import Base
-from app.db.session import Database
+from app.db.session import Database, migration_config
 from app.errors import Conflict, Unavailable
 
 
@@ -72,3 +75,66 @@ def test_one_process_owns_a_sqlite_file(tmp_path):
     first.close()
     second.own()
     second.close()
+
+
+@pytest.fixture
+def database_of_schema_6(tmp_path):
+    database = Database(f"sqlite:///{tmp_path}/old.db")
+    with database._engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+        command.upgrade(migration_config(connection), "0006")
+        connection.commit()
+    yield database
+    database.close()
+
+
+def test_chunks_texts_and_terms_of_before_belong_to_the_index_of_most_documents(
+    database_of_schema_6,
+):
+    database = database_of_schema_6
+    with database.session() as session:
+        for id, index in (("a", "'main'"), ("b", "'main'"), ("c", "'other'"), ("d", "NULL")):
+            session.execute(
+                text(
+                    "INSERT INTO documents (id, collection_id, source, path, name, media_type,"
+                    " content_hash, indexed_hash, indexed_by, num_bytes, title, num_chunks,"
+                    f" created_at, updated_at) VALUES ('{id}', 'default', 'folder', '{id}', '{id}',"
+                    f" 'text/plain', 'h{id}', 'h{id}', {index}, 1, '', 1, '2026-01-01',"
+                    " '2026-01-01')"
+                )
+            )
+            session.execute(text(f"INSERT INTO document_texts VALUES ('{id}', 'text of {id}')"))
+            session.execute(
+                text(
+                    'INSERT INTO chunks (id, document_id, position, start, "end", text,'
+                    " heading_path, num_tokens, boxes, term_ids) VALUES"
+                    f" ('chunk-{id}', '{id}', 0, 0, 1, 't', '[]', 1, '[]', x'')"
+                )
+            )
+        session.execute(text("INSERT INTO terms VALUES (7, 4)"))
+        session.execute(text("INSERT INTO stale_vectors VALUES ('x', 'a')"))
+    database.migrate()
+    with database.snapshot() as session:
+        held = session.execute(
+            text("SELECT document_id, index_name, content_hash, text FROM indexed_documents")
+        ).all()
+        assert sorted(held) == [
+            ("a", "main", "ha", "text of a"),
+            ("b", "main", "hb", "text of b"),
+            ("c", "main", "", "text of c"),
+            ("d", "main", "", "text of d"),
+        ]
+        assert session.execute(text("SELECT DISTINCT index_name FROM chunks")).all() == [("main",)]
+        assert session.execute(text("SELECT * FROM index_terms")).all() == [("main", 7, 4)]
+        assert session.execute(text("SELECT chunk_id, index_name FROM stale_vectors")).all() == [
+            ("x", "main")
+        ]
+    documents = DocumentRepository(database)
+    assert documents.num_chunks_in("main") == 2
+    assert documents.text("a") == "text of a"
+    assert documents.text("d") == "text of d"
+    assert {hit.chunk.document_id for hit in hits_of(database, "abcd")} == set("abcd")
+
+
+def hits_of(database, document_ids):
+    return ChunkRepository(database).hits([f"chunk-{id}" for id in document_ids]).values()

@@ -12,6 +12,12 @@ import pytest
 
 COMMANDS = ("start", "test", "check", "init-data", "build-frontend")
 FAKE_APP = "import sys; print('app', sys.argv[1:], flush=True)\n"
+FAKE_KERNELS = """import pathlib, sys
+made = pathlib.Path(__file__).with_name("made")
+if "--check" in sys.argv:
+    sys.exit(not made.exists())
+made.touch()
+"""
 FAKE_INSTALL = """#!/usr/bin/env bash
 echo "$2" >>"$(dirname "$0")/../installed.txt"
 sleep "${INSTALL_S:-0}"
@@ -61,6 +67,9 @@ class Project:
         (folder / "app" / "scripts").mkdir(parents=True)
         (folder / "app" / "__main__.py").write_text(FAKE_APP)
         (folder / "app" / "scripts" / "initialize_data.py").write_text(FAKE_APP)
+        self.kernels = folder / "app" / "engine" / "kernels" / "cpu" / "build.py"
+        self.kernels.parent.mkdir(parents=True)
+        self.kernels.write_text(FAKE_KERNELS)
         (folder / "frontend" / "src").mkdir(parents=True)
         (folder / "frontend" / "package.json").write_text("{}")
         (folder / "frontend" / "package-lock.json").write_text("{}")
@@ -167,6 +176,21 @@ def test_a_second_start_installs_nothing(project):
     assert output.splitlines() == ["==> Starting Folio", "app ['serve']"]
     assert project.num_installs == 0
     assert project.npm_calls == []
+
+
+def test_missing_kernels_are_compiled_once(project):
+    project.kernels.with_name("made").unlink()
+    assert "==> Compiling the engine's CPU kernels" in project.run("start")[1]
+    assert "Compiling" not in project.run("start")[1]
+
+
+def test_a_start_goes_on_without_kernels_that_cannot_be_compiled(project):
+    project.kernels.write_text("import sys; sys.exit('no such instruction')")
+    code, output = project.run("start")
+    assert code == 0, output
+    assert "no such instruction" in output
+    assert "torch computes instead" in output
+    assert output.splitlines()[-1] == "app ['serve']"
 
 
 def test_changed_requirements_are_installed_again(project):

@@ -19,7 +19,7 @@ from app.engine import (
     SamplingParams,
 )
 from app.engine.engine_core import load_engine
-from app.engine.llm import EngineOptions, SamplingOptions
+from app.engine.options import EngineOptions, SamplingOptions
 
 OPTIONS = {"num_threads": 1, "kv_cache_memory_bytes": 2**22, "dtype": "float32"}
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
@@ -173,13 +173,6 @@ def test_min_tokens_holds_off_the_end(llm):
     assert (output.token_ids[-1], output.finish_reason) == (0, "stop")
 
 
-def test_bad_words_are_not_written(llm):
-    whole = llm.generate("The pages", GREEDY)[0].outputs[0]
-    word = llm.get_tokenizer().decode([whole.token_ids[0]])
-    params = dataclasses.replace(GREEDY, bad_words=[word])
-    assert whole.token_ids[0] not in llm.generate("The pages", params)[0].outputs[0].token_ids
-
-
 def test_options_name_every_field_of_the_config():
     fields = {field.name for field in dataclasses.fields(EngineConfig)}
     assert EngineOptions.__annotations__.keys() == fields - {"model"}
@@ -252,13 +245,14 @@ async def test_a_full_queue_refuses(async_llm, core):
         return step()
 
     core.step = blocked
-    tasks = [asyncio.create_task(last_of(async_llm.generate([5], GREEDY))) for _ in range(12)]
+    tasks = [asyncio.create_task(last_of(async_llm.generate([5], GREEDY)))]
     await wait_until(entered.is_set)
-    await asyncio.sleep(0.2)
+    tasks += [asyncio.create_task(last_of(async_llm.generate([5], GREEDY))) for _ in range(11)]
+    await wait_until(lambda: len(async_llm._commands) == 11)
     may_go_on.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     refused = [result for result in results if isinstance(result, EngineOverloaded)]
-    assert 1 <= len(refused) <= 12 - 8  # a first step may have taken some off the queue
+    assert len(refused) == 11 - 8
     assert sum(getattr(r, "finished", False) for r in results) == 12 - len(refused)
 
 

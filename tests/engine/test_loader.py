@@ -2,10 +2,11 @@ import json
 
 import pytest
 
-from app.engine.config import EngineConfig, parse_model_config
+from app.engine.config import EngineConfig
 from app.engine.engine_core import choose_max_model_len, load_engine
 from app.engine.errors import InvalidRequest, ModelNotFound, OutOfMemory, UnsupportedModel
 from app.engine.loader import find_model, load_model_config
+from app.engine.model_config import parse_model_config
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -28,7 +29,9 @@ def change_config(folder, target, **changes):
 
 
 def test_an_unsupported_architecture_is_refused_with_the_list():
-    with pytest.raises(UnsupportedModel, match=r"GPT2LMHeadModel .* LlamaForCausalLM, .*Qwen2"):
+    with pytest.raises(
+        UnsupportedModel, match=r"GPT2LMHeadModel .* Llama 2 .*Qwen3-MoE \(Qwen3Moe"
+    ):
         parse_model_config({**LLAMA, "architectures": ["GPT2LMHeadModel"]})
 
 
@@ -36,8 +39,8 @@ def test_an_unsupported_architecture_is_refused_with_the_list():
     ("changes", "message"),
     [
         ({"hidden_act": "gelu"}, "activation gelu"),
-        ({"quantization_config": {"quant_method": "awq"}}, "quantised with awq"),
-        ({"rope_scaling": {"type": "longrope"}, "rope_theta": 1e4}, "rope scaling longrope"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantised with fp8"),
+        ({"rope_scaling": {"type": "mrope"}, "rope_theta": 1e4}, "rope scaling mrope .* linear, "),
     ],
 )
 def test_what_the_engine_does_not_do_is_refused_by_name(changes, message):
@@ -50,7 +53,7 @@ def test_rope_settings_are_read_in_their_old_and_new_places():
     old = parse_model_config({**LLAMA, "rope_theta": 5e5, "rope_scaling": scaling})
     new = parse_model_config({**LLAMA, "rope_parameters": {**scaling, "rope_theta": 5e5}})
     assert old == new
-    assert (old.rope_theta, old.max_positions) == (5e5, 1024)
+    assert (old.rope.theta, old.max_positions) == (5e5, 1024)
 
 
 def test_end_tokens_of_the_generation_config_count_more(tmp_path):
@@ -60,11 +63,29 @@ def test_end_tokens_of_the_generation_config_count_more(tmp_path):
     assert load_model_config(tmp_path).eos_token_ids == {6, 7}
 
 
-def test_qwen2_slides_only_where_its_config_says():
-    qwen = {**LLAMA, "architectures": ["Qwen2ForCausalLM"], "sliding_window": 32}
-    assert parse_model_config({**qwen, "use_sliding_window": False}).sliding_window is None
-    config = parse_model_config({**qwen, "use_sliding_window": True, "max_window_layers": 1})
-    assert (config.sliding_window, config.first_sliding_layer) == (32, 1)
+def windows(architecture, **settings):
+    raw = {**LLAMA, "architectures": [architecture], "num_hidden_layers": 4, **settings}
+    return parse_model_config(raw).layer_windows
+
+
+def test_the_layers_with_a_window_are_those_that_hugging_face_gives_one():
+    kinds = ["full_attention", "sliding_attention"] * 2
+    assert windows("LlamaForCausalLM", sliding_window=32) == (None,) * 4
+    assert windows("MistralForCausalLM") == (4096,) * 4
+    assert windows("MistralForCausalLM", sliding_window=None) == (None,) * 4
+    qwen = {"sliding_window": 32, "max_window_layers": 1}
+    assert windows("Qwen2ForCausalLM", **qwen) == (None,) * 4
+    assert windows("Qwen2ForCausalLM", use_sliding_window=True, **qwen) == (None, 32, 32, 32)
+    assert windows("Gemma2ForCausalLM", sliding_window=8) == (8, None, 8, None)
+    assert windows("Gemma2ForCausalLM", sliding_window=8, layer_types=kinds) == (None, 8) * 2
+    pattern = {"sliding_window": 8, "sliding_window_pattern": 3}
+    assert windows("Gemma3ForCausalLM", **pattern) == (8, 8, None, 8)
+
+
+def test_an_unknown_type_of_layer_is_refused_by_name():
+    kinds = ["full_attention", "linear_attention"] * 2
+    with pytest.raises(UnsupportedModel, match="type linear_attention"):
+        windows("Qwen3ForCausalLM", layer_types=kinds)
 
 
 def test_a_missing_weight_is_named(checkpoints, tmp_path):
@@ -87,7 +108,9 @@ def test_a_model_that_is_nowhere_is_named(monkeypatch):
 
 
 def test_a_pool_without_a_block_is_refused_with_the_numbers(checkpoints):
-    config = EngineConfig(str(checkpoints("llama")[0]), kv_cache_memory_bytes=100, num_threads=1)
+    config = EngineConfig(
+        str(checkpoints("llama")[0]), dtype="float32", kv_cache_memory_bytes=100, num_threads=1
+    )
     with pytest.raises(OutOfMemory, match="blocks of 12 KiB"):
         load_engine(config)
 
@@ -101,7 +124,9 @@ def test_the_pool_is_no_larger_than_all_seats_can_use(checkpoints):
 
 def test_a_small_pool_lowers_the_models_length(checkpoints):
     pool = 4 * 16 * 768  # 4 blocks of 16 tokens of 768 bytes
-    config = EngineConfig(str(checkpoints("llama")[0]), kv_cache_memory_bytes=pool, num_threads=1)
+    config = EngineConfig(
+        str(checkpoints("llama")[0]), dtype="float32", kv_cache_memory_bytes=pool, num_threads=1
+    )
     assert load_engine(config).max_model_len == 64
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from app.engine.errors import EngineOverloaded, InvalidRequest, PromptTooLong
-from app.engine.sequence import FinishReason, GenerationLimits, SequenceStatus
+from app.engine.errors import EngineOverloaded, InvalidRequest
+from app.engine.sequence import FinishReason, GenerationLimits, SamplingRow, SequenceStatus
 from tests.engine.control import EOS, Control
 
 
@@ -61,47 +61,26 @@ def test_the_youngest_is_preempted_and_keeps_its_tokens():
     assert young.num_output_tokens == 12
 
 
-def test_a_prefix_hit_after_preemption_stays_within_the_table():
-    """Elsewhere the cached blocks of a preempted sequence overran its block table."""
-    control = Control(num_blocks=7, block_size=4)
-    control.add("old", range(1, 9), max_tokens=14)
-    (young,) = control.add("young", range(21, 29), max_tokens=14)
-    while not young.num_preemptions:
-        control.step()
-    while young.status is SequenceStatus.WAITING:
-        control.step()
-    assert young.num_computed_tokens <= len(young.block_table) * 4
-    control.run()
-
-
-def test_a_full_prefix_hit_still_computes_a_token():
-    """Elsewhere it gave a sequence zero query tokens."""
-    control = Control()
-    control.add("a", range(1, 9), max_tokens=1)
-    control.run()
-    control.add("b", range(1, 9), max_tokens=1)
-    batch = control.step()
-    assert batch.sequences[0].num_new_tokens == 4
-
-
-def test_an_over_long_prompt_is_refused_with_the_numbers():
-    """Elsewhere it was dropped without a reply."""
-    control = Control(max_model_len=64)
-    with pytest.raises(PromptTooLong, match=r"70 tokens, the model takes 64"):
-        control.add("a", range(70))
-
-
-def test_a_request_larger_than_the_pool_is_refused_with_the_numbers():
-    control = Control(num_blocks=4, block_size=4)
-    with pytest.raises(PromptTooLong, match=r"18 tokens in 5 blocks of 4, .* 4 blocks"):
-        control.add("a", range(1, 11), max_tokens=8)
-
-
 def test_a_request_as_large_as_the_pool_runs_in_spite_of_the_watermark():
     control = Control(num_blocks=4, block_size=4, watermark=0.5)
     (sequence,) = control.add("a", range(1, 14), max_tokens=3)
     control.run()
     assert sequence.finish_reason is FinishReason.LENGTH
+
+
+def test_a_failed_step_with_swaps_leaves_no_move_for_a_later_one():
+    control = Control(num_blocks=6, num_host_blocks=9, enable_prefix_caching=False)
+    control.add("old", range(1, 9), max_tokens=12)
+    control.add("young", range(21, 29), max_tokens=12)
+    while not control.scheduler.stats.num_preemptions:
+        batch = control.scheduler.schedule()
+        if not batch.swap_outs:
+            control.scheduler.finish_step(batch, control.runner.run(batch))
+    control.scheduler.abort_all()  # the runner failed
+    control.scheduler.check_integrity()
+    control.add("next", range(1, 9), max_tokens=2)
+    assert not control.step().has_swaps
+    control.run()
 
 
 def test_the_watermark_keeps_blocks_for_running_sequences():
@@ -130,19 +109,6 @@ def test_the_same_request_id_twice_is_refused():
 def test_an_empty_prompt_is_refused():
     with pytest.raises(InvalidRequest, match="empty"):
         Control().add("a", [])
-
-
-def test_abort_while_waiting_computes_nothing():
-    """Elsewhere a request still prefilled after its client had left."""
-    control = Control(max_num_seqs=2, budget=8)
-    control.add("a", [1], max_tokens=3)
-    control.add("b", [1], max_tokens=3)
-    control.step()
-    control.add("c", [1], max_tokens=3)
-    (waiting,) = control.scheduler.abort("c")
-    batches = control.run()
-    assert waiting.finish_reason is FinishReason.ABORT
-    assert all(item.sequence is not waiting for batch in batches for item in batch.sequences)
 
 
 @pytest.mark.parametrize("num_steps", range(6))
@@ -212,10 +178,11 @@ def test_a_stop_token_is_named_as_the_reason():
 def test_end_tokens_are_forbidden_before_min_tokens():
     control = Control()
     (sequence,) = control.add("a", [1], max_tokens=4, min_tokens=2, stop_token_ids=[5])
-    assert sequence.forbidden_token_ids == {EOS, 5}
+    assert SamplingRow(sequence).forbidden_token_ids == {EOS, 5}
+    assert SamplingRow(sequence, draft=(7, 7)).forbidden_token_ids == frozenset()
     control.step()
     control.step()
-    assert sequence.forbidden_token_ids == frozenset()
+    assert SamplingRow(sequence).forbidden_token_ids == frozenset()
 
 
 def test_generation_ends_at_the_models_length():

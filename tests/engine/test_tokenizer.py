@@ -3,8 +3,9 @@ import json
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from app.engine.chat_template import compile_template
 from app.engine.errors import InvalidRequest, ModelNotFound
-from app.engine.tokenizer import Tokenizer, compile_template
+from app.engine.tokenizer import Tokenizer
 from tests.engine import tiny
 
 MESSAGES = [{"role": "system", "content": "要简短。"}, {"role": "user", "content": "Why?"}]
@@ -115,3 +116,28 @@ def test_named_tokens_reach_the_template(folder):
 def test_a_folder_without_a_fast_tokenizer_is_refused(tmp_path):
     with pytest.raises(ModelNotFound, match=r"no tokenizer\.json"):
         Tokenizer.load(tmp_path)
+
+
+def test_the_last_message_can_be_continued_as_transformers_does(folder):
+    tokenizer = load(folder, chat_template=QWEN_TEMPLATE)
+    reference = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    reference.chat_template = tiny.CHAT_TEMPLATE
+    messages = [*MESSAGES, {"role": "assistant", "content": "Because of the"}]
+    shown = tokenizer.render_chat(
+        messages, chat_template=tiny.CHAT_TEMPLATE, continue_final_message=True
+    )
+    assert shown == reference.apply_chat_template(
+        messages, tokenize=False, continue_final_message=True
+    )
+
+
+def test_a_given_template_and_its_variables_take_the_models_place(folder):
+    tokenizer = load(folder, chat_template=QWEN_TEMPLATE)
+    shown = tokenizer.render_chat(
+        MESSAGES,
+        chat_template="{{ messages[1].content }}{{ flag }}{{ messages | length }}",
+        chat_template_kwargs={"flag": "!", "messages": "no message of the conversation"},
+    )
+    assert shown == "Why?!2"
+    with pytest.raises(InvalidRequest, match="cannot be compiled"):
+        tokenizer.render_chat(MESSAGES, chat_template="{% for %}")

@@ -5,14 +5,17 @@ import json
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GraniteConfig,
     LlamaConfig,
-    LlamaForCausalLM,
     MistralConfig,
-    MistralForCausalLM,
+    Phi3Config,
     Qwen2Config,
-    Qwen2ForCausalLM,
     Qwen3Config,
-    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
 )
 
 CORPUS = [
@@ -50,31 +53,84 @@ YARN_ROPE = {
     "factor": 4.0,
     "original_max_position_embeddings": 128,
 }
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
+    "long_factor": [1.0, 1.5, 2.5, 4.0, 6.0, 8.0],
+}
+GEMMA = {
+    "head_dim": 16,
+    "query_pre_attn_scalar": 24,
+    "sliding_window": 24,
+    "tie_word_embeddings": False,  # tied and scaled embeddings repeat the last token
+}
+MOE = {
+    "head_dim": 32,
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 48,
+}
+# A random model of each family and of each thing that a flag changes. Windows are shorter than the
+# tests' sequences, so that what they hide matters.
 FAMILIES = {
-    "llama": (LlamaConfig, LlamaForCausalLM, {}),
+    "llama": (LlamaConfig, {}),
     "llama-mha-bias": (
         LlamaConfig,
-        LlamaForCausalLM,
         {"num_key_value_heads": 4, "attention_bias": True, "mlp_bias": True},
     ),
     "llama-3-rope-tied": (
         LlamaConfig,
-        LlamaForCausalLM,
         {"rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": True, "num_key_value_heads": 1},
     ),
     "llama-linear-rope": (
         LlamaConfig,
-        LlamaForCausalLM,
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}},
     ),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
-    "qwen2-tied-yarn": (
-        Qwen2Config,
-        Qwen2ForCausalLM,
-        {"rope_parameters": YARN_ROPE, "tie_word_embeddings": True},
+    "llama-dynamic-rope": (
+        LlamaConfig,
+        {
+            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
+            "max_position_embeddings": 256,
+        },
     ),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 32}),
-    "mistral-window": (MistralConfig, MistralForCausalLM, {"sliding_window": 24}),
+    "mistral-window": (MistralConfig, {"sliding_window": 24}),
+    "qwen2": (Qwen2Config, {}),
+    "qwen2-tied-yarn": (Qwen2Config, {"rope_parameters": YARN_ROPE, "tie_word_embeddings": True}),
+    "qwen2-late-window": (
+        Qwen2Config,
+        {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1},
+    ),
+    "qwen3": (Qwen3Config, {"head_dim": 32}),
+    "qwen3-moe": (Qwen3MoeConfig, MOE),
+    "qwen3-moe-normed": (
+        Qwen3MoeConfig,
+        {**MOE, "norm_topk_prob": True, "mlp_only_layers": [0]},
+    ),
+    "qwen3-moe-sparse-window": (
+        Qwen3MoeConfig,
+        {**MOE, "decoder_sparse_step": 2, "use_sliding_window": True, "sliding_window": 24},
+    ),
+    "phi3-window": (Phi3Config, {"sliding_window": 24}),
+    "phi3-partial-longrope": (
+        Phi3Config,
+        {
+            "rope_parameters": {**LONG_ROPE, "partial_rotary_factor": 0.75},
+            "original_max_position_embeddings": 256,
+        },
+    ),
+    "gemma": (GemmaConfig, {"head_dim": 16}),
+    "gemma2": (Gemma2Config, {**GEMMA, "attn_logit_softcapping": 5.0}),
+    "gemma3": (Gemma3TextConfig, {**GEMMA, "sliding_window_pattern": 3}),
+    "granite": (
+        GraniteConfig,
+        {
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.6,
+            "attention_multiplier": 0.2,
+            "logits_scaling": 2.0,
+        },
+    ),
 }
 
 
@@ -95,11 +151,11 @@ def train_tokenizer():
 
 def make_checkpoint(folder, family, **save_options):
     """Save a random model of a family and the tokenizer; returns the Hugging Face model."""
-    config_class, model_class, changes = FAMILIES[family]
+    config_class, changes = FAMILIES[family]
     tokenizer = train_tokenizer()
     settings = {**COMMON, "vocab_size": tokenizer.get_vocab_size(), "eos_token_id": 0, **changes}
     torch.manual_seed(7)
-    model = model_class(config_class(**settings)).eval()
+    model = AutoModelForCausalLM.from_config(config_class(**settings)).eval()
     for name, parameter in model.named_parameters():
         if name.endswith("bias") or "norm" in name:  # made as 0 and 1: a lost one must show
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
@@ -124,3 +180,19 @@ def greedy(model, prompt, num_tokens):
         pad_token_id=0,
     )
     return output[0, len(prompt) :].tolist()
+
+
+@torch.no_grad()
+def logprobs(model, prompt, tokens):
+    """Hugging Face's log probabilities after the prompt and after each token but the last.
+
+    [len(tokens), vocabulary].
+    """
+    ids = torch.tensor([[*prompt, *tokens]])
+    return model(ids, use_cache=False).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+
+
+def assert_greedy(model, prompts, answers):
+    """Each answer is what Hugging Face chooses, seen in one pass instead of one for each token."""
+    for prompt, tokens in zip(prompts, answers, strict=True):
+        assert tokens == logprobs(model, prompt, tokens).argmax(-1).tolist()

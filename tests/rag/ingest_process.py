@@ -12,6 +12,7 @@ from app.db.chunks import ChunkRepository
 from app.db.documents import DocumentRepository
 from app.db.jobs import JobRepository
 from app.db.session import Database
+from app.db.stored_files import StoredFileRepository
 from app.rag.chunker import StructureChunker, embedded_text
 from app.rag.document_processor import (
     DocumentProcessor,
@@ -57,7 +58,6 @@ def build(data: Path) -> Parts:
     stages = Stages(
         parser=SubprocessParser(60, 1024),
         chunker=StructureChunker(embedder.count_tokens, 200, 0),
-        chunker_name="structure/200/0",
         embedder=embedder,
         store=store,
         embedded_text=embedded_text,
@@ -65,7 +65,7 @@ def build(data: Path) -> Parts:
     )
     processor = DocumentProcessor(
         stages,
-        IngestRecords(documents, chunks, JobRepository(database)),
+        IngestRecords(documents, chunks, JobRepository(database), StoredFileRepository(database)),
         FileStore(data / "files"),
         ProcessorConfig(media_type_of, sorted(SUPPORTED_SUFFIXES), 10_000_000),
     )

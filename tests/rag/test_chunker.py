@@ -240,3 +240,39 @@ def test_empty_document_has_no_chunks():
 def test_settings_that_cannot_work_are_refused(size, overlap):
     with pytest.raises(InvalidInput):
         StructureChunker(count_words, size, overlap)
+
+
+def line_box(number, width):
+    return Box(1, 0.1, number / 100, 0.1 + width, (number + 1) / 100)
+
+
+def test_boxes_follow_the_width_of_lines_where_the_block_does_not_keep_them():
+    """Forty narrow lines (a list beside a picture), then ten wide ones that hold as much text."""
+    text = words(400)
+    boxes = tuple(line_box(n, 0.1 if n < 40 else 0.4) for n in range(50))
+    block = Block(BlockKind.PARAGRAPH, 0, len(text), page=1, boxes=boxes)
+    spans = chunk(ParsedDocument(text, "", (block,), 1), max_tokens=110)
+
+    middle = next(span for span in spans if span.start <= len(text) // 2 < span.end)
+    share = (middle.start / len(text), middle.end / len(text))
+    expected = [
+        box
+        for n, box in enumerate(boxes)
+        if (n + 1) * 0.0125 > share[0] + 0.002 and n * 0.0125 < share[1] - 0.002 and n < 40
+    ] + [box for n, box in enumerate(boxes) if n >= 40 and 0.5 + (n - 40) * 0.05 < share[1] - 0.006]
+    assert list(middle.boxes) == expected
+
+
+def test_rows_of_a_table_have_their_own_boxes():
+    rows = [f"{n} | {words(20)}" if n % 2 else f"{n} | x" for n in range(12)]
+    text = "\n".join(rows)
+    boxes = tuple(line_box(n, 0.8) for n in range(12))
+    block = Block(BlockKind.TABLE, 0, len(text), page=1, boxes=boxes)
+    spans = chunk(ParsedDocument(text, "", (block,), 1))
+
+    assert len(spans) > 2
+    first = 0
+    for span in spans:
+        num_rows = span.text.count("\n") + 1
+        assert span.boxes == boxes[first : first + num_rows]
+        first += num_rows

@@ -9,6 +9,7 @@ from app.db.collections import CollectionRepository
 from app.db.documents import DocumentRepository
 from app.db.jobs import JobRepository
 from app.db.session import Database
+from app.db.stored_files import StoredFileRepository
 from app.domain import (
     Block,
     BlockKind,
@@ -125,11 +126,12 @@ class World:
         self.processor = self.new_processor()
 
     def new_processor(self, **config):
-        quick = WorkerConfig(poll_s=0.05, first_backoff_s=0.01, max_backoff_s=0.05, max_attempts=4)
+        quick = WorkerConfig(
+            poll_s=0.05, report_s=0, first_backoff_s=0.01, max_backoff_s=0.05, max_attempts=4
+        )
         stages = Stages(
             parser=self.parser,
             chunker=LineChunker(),
-            chunker_name="line",
             embedder=self.embedder,
             store=self.store,
             embedded_text=lambda title, span: f"{title}\n{span.text}",
@@ -137,7 +139,9 @@ class World:
         )
         return DocumentProcessor(
             stages,
-            IngestRecords(self.documents, self.chunks, self.jobs),
+            IngestRecords(
+                self.documents, self.chunks, self.jobs, StoredFileRepository(self.database)
+            ),
             FileStore(self.folder / "files"),
             ProcessorConfig(media_type_of, [".txt"], 1000, replace(quick, **config)),
         )
@@ -160,13 +164,16 @@ class World:
         return sorted(path.name for path in (self.folder / "files").glob("??/*"))
 
     def assert_consistent(self):
-        """SQL and the vector store hold the same chunks, and the statistics are exact."""
+        """SQL and the vector store hold the same chunks, and the statistics are exact.
+
+        Stale vectors are swept between jobs, so a moment after the last one.
+        """
+        wait_until(lambda: not self.chunks.stale_vectors(self.store.index_name))
         with self.database.snapshot() as session:
             from sqlalchemy import text
 
             ids = set(session.scalars(text("SELECT id FROM chunks")))
-            assert session.scalar(text("SELECT count(*) FROM stale_vectors")) == 0
-            terms = dict(session.execute(text("SELECT id, num_chunks FROM terms")).all())
+            terms = dict(session.execute(text("SELECT id, num_chunks FROM index_terms")).all())
         assert ids == set(self.store.chunks)
         counted = {}
         for chunk in self.store.chunks.values():
@@ -334,8 +341,8 @@ def test_vectors_written_just_after_their_document_was_deleted_are_deleted(world
     announce = world.chunks.announce_vectors
     deleted = []
 
-    def announce_and_delete(document_id, chunk_ids):
-        announce(document_id, chunk_ids)
+    def announce_and_delete(document_id, index_name, chunk_ids):
+        announce(document_id, index_name, chunk_ids)
         if not deleted:
             deleted.append(document_id)
             world.processor.delete(document_id)
@@ -404,7 +411,7 @@ def test_failed_document_can_be_retried(world):
     world.processor.start()
     document = world.add("text").document
     assert world.processor.wait_until_idle(PATIENCE_S)
-    world.processor.retry(document.id)
+    world.processor.reindex(document.id)
     assert world.processor.wait_until_idle(PATIENCE_S)
     assert world.documents.get(document.id).status == DocumentStatus.READY
 
@@ -753,3 +760,73 @@ def test_file_of_a_document_deleted_just_before_a_kill_goes_at_the_start(world):
     assert len(world.files()) == 1
     world.processor.start()
     assert world.files() == []
+
+
+def test_cancelling_ends_a_parse_in_the_middle_and_the_next_file_is_unharmed(world):
+    world.parser.gate.clear()
+    world.processor.start()
+    slow = world.add("slow", "a.txt").document
+    assert world.parser.has_begun.wait(PATIENCE_S)
+    assert world.processor.cancel(slow.id).stage == JobStage.CANCELLED
+    assert world.parser.interrupted == [world.parser.thread_id]
+    world.parser.gate.set()
+    good = world.add("good", "b.txt").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.documents.get(slow.id).stage == JobStage.CANCELLED
+    assert world.documents.get(good.id).status == DocumentStatus.READY
+    assert world.parser.interrupted == [world.parser.thread_id]
+    world.processor.reindex(slow.id)
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.documents.get(slow.id).status == DocumentStatus.READY
+    world.assert_consistent()
+
+
+def test_cancelling_a_new_version_keeps_the_one_that_is_searched(world):
+    world.processor.start()
+    document = world.add("first").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    world.processor.set_paused(True)
+    world.add("second")
+    world.processor.cancel(document.id)
+    world.processor.set_paused(False)
+    assert world.found(document.id) == ["first"]
+
+
+def test_a_paused_document_waits_and_a_held_queue_waits_over_a_restart(world):
+    world.processor.set_paused(True)
+    world.processor.start()
+    paused, other = world.add("one", "a.txt").document, world.add("two", "b.txt").document
+    assert world.processor.pause(paused.id).stage == JobStage.PAUSED
+    world.processor.stop(PATIENCE_S)
+    world.processor.start()
+    assert world.documents.get(other.id).stage == JobStage.QUEUED
+    world.processor.set_paused(False)
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.documents.get(other.id).status == DocumentStatus.READY
+    assert world.documents.get(paused.id).stage == JobStage.PAUSED
+    world.processor.reindex(paused.id)
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.documents.get(paused.id).status == DocumentStatus.READY
+
+
+def test_a_file_that_runs_into_the_limits_goes_into_quarantine_and_stays_there(world):
+    world.parser.failures = [ParseLimitExceeded("took more than 512 MB")] * 2
+    world.processor.start()
+    harmful = world.add("bomb", "a.txt").document
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    document = world.documents.get(harmful.id)
+    assert (document.status, document.stage) == (DocumentStatus.FAILED, JobStage.QUARANTINED)
+    assert document.error == "took more than 512 MB (tried 2 times)"
+    assert world.processor.retry_failed() == 0
+    assert world.add("bomb", "b.txt").document.stage == JobStage.QUARANTINED
+    assert len(world.parser.names) == 2
+
+
+def test_everything_that_failed_is_tried_again_at_once(world):
+    world.parser.failures = [ParseFailed("damaged")] * 3
+    world.processor.start()
+    failed = [world.add(f"text {n}", f"{n}.txt").document.id for n in range(3)]
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.processor.retry_failed() == 3
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert {world.documents.get(id).status for id in failed} == {DocumentStatus.READY}

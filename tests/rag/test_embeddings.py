@@ -31,7 +31,10 @@ SHORT = [TEXTS[0], TEXTS[2]]
 
 @pytest.fixture(scope="module")
 def embedder():
-    return load_embedder("sentence-transformers/all-MiniLM-L6-v2", num_threads=1)
+    """In float32 on every machine: compared to the last digits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("app.rag.embeddings.has_fast_bfloat16", lambda: False)
+        return load_embedder("sentence-transformers/all-MiniLM-L6-v2", num_threads=1)
 
 
 @pytest.fixture

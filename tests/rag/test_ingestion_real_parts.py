@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from app.domain import DocumentStatus
+from app.domain import EVERYWHERE, DocumentStatus
 from app.rag.lexical import query_terms
 from tests.rag.ingest_process import build
 
@@ -70,7 +70,7 @@ def assert_all_searchable_once(parts, folder, num_documents):
 
 def found_by_word(parts, n):
     """The paths of all documents that the lexical leg finds for the word of document n."""
-    hits = parts.store.search_sparse(query_terms(unique_word(n)), 10, [])
+    hits = parts.store.search_sparse(query_terms(unique_word(n)), 10, EVERYWHERE)
     return [path_of(parts, hit.chunk_id) for hit in hits]
 
 
@@ -81,7 +81,7 @@ def nearest(parts, n):
     from app.rag.chunker import embedded_text
 
     vector = parts.embedder.embed_documents([embedded_text(document.title, chunk.span)])[0]
-    return path_of(parts, parts.store.search_dense(vector, 1, [])[0].chunk_id)
+    return path_of(parts, parts.store.search_dense(vector, 1, EVERYWHERE)[0].chunk_id)
 
 
 def path_of(parts, chunk_id):
@@ -91,7 +91,7 @@ def path_of(parts, chunk_id):
 
 def frequencies_of(parts):
     with parts.database.snapshot() as session:
-        return dict(session.execute(text("SELECT id, num_chunks FROM terms")).all())
+        return dict(session.execute(text("SELECT id, num_chunks FROM index_terms")).all())
 
 
 def frequencies_recounted(parts):

@@ -101,7 +101,7 @@ def silent_hub():
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def resolve(tmp_path, model="auto", load=lambda folder, num_threads: FakeLLM(), **choice):
+def resolve(tmp_path, model="auto", load=lambda folder, name: FakeLLM(), **choice):
     told = []
     defaults = {"cache_dir": tmp_path / "cache", "hub_endpoint": "http://127.0.0.1:9"}
     generator = resolve_generator(

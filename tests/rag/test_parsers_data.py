@@ -8,8 +8,8 @@ import pytest
 
 from app.domain import ParsedDocument
 from app.errors import FolioError
-from app.rag.parsers import SubprocessParser
-from app.rag.parsers.quality import evaluate_formats
+from app.rag.parsers import SubprocessParser, parse_file
+from app.rag.parsers.quality import evaluate_formats, parse_as_stored
 from tests.rag.files import shared_data
 
 TIMEOUT_S = 60
@@ -28,7 +28,7 @@ def parser():
 def outcome(parser, path):
     """The parsed document, or the reason why there is none; never another exception."""
     try:
-        return parser.parse(path, path.name, "")
+        return parse_as_stored(path, parser)
     except FolioError as error:
         return str(error)
 
@@ -39,6 +39,19 @@ def test_nearly_all_expected_strings_are_found(parser):
     report = evaluate_formats(shared_data("formats"), parser)
 
     assert report.share >= 0.98, "\n".join(report.misses)
+
+
+def test_the_name_says_what_a_file_is_and_not_its_path(tmp_path):
+    """The file store keeps files under their hash, without a suffix."""
+    different = []
+    for path in sorted(shared_data("formats").iterdir()):
+        if path.suffix in OCR_SUFFIXES | {".pdf"} or path.name.startswith(("ocr_", "README")):
+            continue
+        stored = tmp_path / "stored"
+        stored.write_bytes(path.read_bytes())
+        if parse_file(stored, path.name, "") != parse_file(path, path.name, ""):
+            different.append(path.name)
+    assert different == []
 
 
 def test_each_malformed_file_ends_in_text_or_a_reason(parser):

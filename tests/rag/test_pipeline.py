@@ -1,6 +1,7 @@
 import asyncio
 import time
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 from prometheus_client import REGISTRY
@@ -11,6 +12,7 @@ from app.domain import (
     Finished,
     Message,
     Question,
+    SearchScope,
     Sources,
     Stage,
     TextDelta,
@@ -30,12 +32,13 @@ QUESTION = Question("How many days of paid leave does an employee have?")
 ANSWER = ("Employees have fifteen days of ", "paid leave [1", "]. The canteen serves soup [2].")
 
 
-def make_pipeline(generator=None, retriever=None, num_chunks=3, **options):
+def make_pipeline(generator=None, retriever=None, num_chunks=3, rewriter=None, **options):
     return AnswerPipeline(
         retriever or FakeRetriever(HITS),
         generator or FakeGenerator(ANSWER),
         terms=terms,
         num_chunks=lambda: num_chunks,
+        rewriter=rewriter,
         options=AnswerOptions(**options),
     )
 
@@ -98,12 +101,33 @@ async def test_a_budget_that_drops_documents_drops_their_sources():
     assert len(sources) < 3
 
 
+async def test_a_follow_up_is_searched_as_rewritten_and_answered_as_asked():
+    class Rewriter:
+        async def rewrite(self, question):
+            return replace(question, text=QUESTION.text, history=())
+
+    history = (Message("user", "What is paid leave?"), Message("assistant", "Time off."))
+    generator, retriever = FakeGenerator(), FakeRetriever(HITS)
+    events = await ask(
+        make_pipeline(generator, retriever, rewriter=Rewriter()),
+        Question("How much of it?", history=history),
+    )
+    [searched] = retriever.questions
+    assert (searched.text, searched.history) == (QUESTION.text, ())
+    assert next(e for e in events if isinstance(e, Sources)).query == QUESTION.text
+    assert answer_of(events).query == QUESTION.text
+    [request] = generator.requests
+    assert request.messages[-1].content.startswith("How much of it?")
+    assert [m.content for m in request.messages[1:3]] == [m.content for m in history]
+
+
 async def test_without_evidence_nothing_is_generated_and_the_nearest_are_listed():
     generator = FakeGenerator()
     events = await ask(make_pipeline(generator), Question("Who won the tennis final?"))
     answer = answer_of(events)
     assert answer.is_refusal
     assert answer.text.startswith(REFUSAL["en"])
+    assert answer.query == "Who won the tennis final?"
     assert len(answer.sources) == 3
     assert generator.requests == []
     assert text_of(events) == answer.text
@@ -137,7 +161,7 @@ async def test_an_empty_library_says_how_to_add_documents():
 
 
 async def test_an_empty_collection_in_a_full_library_is_a_plain_refusal():
-    question = Question(QUESTION.text, collection_ids=("other",))
+    question = Question(QUESTION.text, scope=SearchScope(("other",)))
     assert answer_of(await ask(make_pipeline(), question)).text == REFUSAL["en"]
 
 

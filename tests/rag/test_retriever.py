@@ -1,12 +1,16 @@
+import json
 import threading
+from dataclasses import replace
+from importlib import resources
 
 import pytest
 
-from app.domain import HitScores, Message, Question
+from app.domain import Comparison, HitScores, Message, Question, SearchScope
 from app.errors import StoreUnavailable
 from app.rag.lexical import query_terms, term_weights, weigh_query
 from app.rag.protocols import ChunkVectors, ScoredChunk
 from app.rag.retriever import (
+    PROFILES,
     HybridRetriever,
     evidence_features,
     fuse,
@@ -58,12 +62,21 @@ class FakeReader:
     def num_chunks(self):
         return len(self.by_id)
 
+    def documents_in(self, scope):
+        """Those whose chunk has the number that the filter names as its id."""
+        assert isinstance(scope.filter, Comparison)
+        return tuple(
+            hit.chunk.document_id
+            for hit in self.by_id.values()
+            if hit.chunk.id == scope.filter.value
+        )
+
 
 def make_hits(*texts, **chunk):
     return [make_hit(text, document_id=f"doc-{n}", **chunk) for n, text in enumerate(texts)]
 
 
-def make_retriever(hits, *, embedder=None, store=None, reader=None):
+def make_retriever(hits, *, embedder=None, store=None, reader=None, **options):
     embedder, store = embedder or FakeEmbedder(), store or FakeVectorStore()
     chunks = [hit.chunk for hit in hits]
     dense = embedder.embed_documents([chunk.span.text for chunk in chunks])
@@ -73,7 +86,7 @@ def make_retriever(hits, *, embedder=None, store=None, reader=None):
             for c, v in zip(chunks, dense, strict=True)
         ]
     )
-    return HybridRetriever(embedder, store, reader or FakeReader(hits), candidates=50)
+    return HybridRetriever(embedder, store, reader or FakeReader(hits), candidates=50, **options)
 
 
 def texts_of(evidence):
@@ -135,8 +148,45 @@ def test_search_stays_in_the_collections_asked_for():
         make_hit("levels of consistency", collection_id="a", id="1"),
         make_hit("consistency levels", collection_id="b", id="2"),
     ]
-    question = Question("consistency levels", collection_ids=("a",))
+    question = Question("consistency levels", scope=SearchScope(("a",)))
     assert [h.chunk.id for h in make_retriever(hits).retrieve(question, 5).hits] == ["1"]
+
+
+def test_search_stays_in_the_documents_that_match_the_filter():
+    hits = make_hits("levels of consistency", "consistency levels", "levels")
+
+    def found(value):
+        scope = SearchScope(filter=Comparison("id", "eq", value))
+        question = Question("consistency levels", scope=scope)
+        return [hit.chunk.id for hit in make_retriever(hits).retrieve(question, 5).hits]
+
+    assert found(hits[0].chunk.id) == [hits[0].chunk.id]
+    assert found("none") == []
+
+
+@pytest.mark.parametrize(
+    ("scope", "found"),
+    [
+        (SearchScope(), ["1", "2", "3"]),
+        (SearchScope(()), []),
+        (SearchScope(document_ids=()), []),
+        (SearchScope((), document_ids=("x",)), []),
+        (SearchScope(("a", "b"), document_ids=("y",)), ["2"]),
+        (SearchScope(("a",), document_ids=("y",)), []),
+        (SearchScope(("a", "c")), ["1"]),
+    ],
+)
+def test_nothing_outside_the_scope_is_ever_found(scope, found):
+    hits = [
+        make_hit("consistency levels", collection_id="a", document_id="x", id="1"),
+        make_hit("levels of consistency of clusters", collection_id="b", document_id="y", id="2"),
+        make_hit("consistency levels in a table", collection_id="b", document_id="z", id="3"),
+    ]
+    past = history("Which consistency levels are there?")
+    question = Question("And what levels are they?", history=past, scope=scope)
+    evidence = make_retriever(hits).retrieve(question, 5)
+    assert sorted(hit.chunk.id for hit in evidence.hits) == found
+    assert evidence.is_sufficient is bool(found)
 
 
 def test_chunks_that_sql_does_not_know_are_left_out():
@@ -186,6 +236,34 @@ def test_a_store_that_does_not_answer_is_not_hidden(leg):
     retriever = make_retriever(make_hits(*PASSAGES), store=BrokenStore())
     with pytest.raises(StoreUnavailable):
         retriever.retrieve(Question("consistency levels"), 1)
+
+
+@pytest.mark.parametrize("leg", ["search_dense", "search_sparse"])
+def test_a_store_that_hangs_is_not_waited_for_longer_than_the_limit(leg):
+    gate = threading.Event()
+
+    class HangingStore(FakeVectorStore):
+        pass
+
+    def hang(self, *args):
+        gate.wait(60)
+        return []
+
+    setattr(HangingStore, leg, hang)
+    retriever = make_retriever(make_hits(*PASSAGES), store=HangingStore(), timeout_s=0.05)
+    with pytest.raises(StoreUnavailable, match=r"longer than 0\.05 s"):
+        retriever.retrieve(Question("consistency levels"), 1)
+    gate.set()
+
+
+def test_each_step_of_a_search_is_timed():
+    hits = make_hits(*PASSAGES)
+    timings = make_retriever(hits).retrieve(Question("consistency levels"), 1).timings
+    assert timings.rerank_s is None
+    for step in (timings.embed_s, timings.dense_s, timings.lexical_s, timings.rank_s):
+        assert 0 <= step <= timings.total_s
+    reranked = make_retriever(hits, reranker=Backwards())
+    assert reranked.retrieve(Question("consistency levels"), 1).timings.rerank_s >= 0
 
 
 def test_a_leg_that_finds_nothing_leaves_the_other_its_order():
@@ -316,3 +394,40 @@ def test_a_follow_up_finds_what_it_is_about():
     evidence = retriever.retrieve(Question("How many are they?", history=past), 1)
     assert texts_of(evidence) == [PASSAGES[1]]
     assert evidence.query.startswith("Which consistency levels")
+
+
+class Backwards:
+    """A reranker that turns the order around."""
+
+    name = "backwards"
+
+    def rerank(self, query, hits):
+        return [
+            replace(hit, scores=replace(hit.scores, rerank=score))
+            for score, hit in enumerate(hits[::-1])
+        ]
+
+
+def test_the_reranker_has_the_last_word_on_the_order_but_not_on_confidence():
+    question = Question("Which consistency levels does Milvus support?")
+    hits = make_hits(*PASSAGES)
+    plain = make_retriever(hits).retrieve(question, 7)
+    reranked = make_retriever(hits, reranker=Backwards()).retrieve(question, 7)
+    assert texts_of(reranked) == texts_of(plain)[::-1]
+    assert reranked.confidence == plain.confidence
+    assert [hit.scores.rerank for hit in reranked.hits] == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_the_reranker_reads_more_hits_than_are_asked_for():
+    question = Question("Which consistency levels does Milvus support?")
+    plain = make_retriever(make_hits(*PASSAGES)).retrieve(question, 7)
+    evidence = make_retriever(make_hits(*PASSAGES), reranker=Backwards()).retrieve(question, 1)
+    assert texts_of(evidence) == texts_of(plain)[-1:]
+
+
+def test_thresholds_are_those_that_the_calibration_chose():
+    """`evaluate abstention` over the sets of the test data writes the file, with its curves."""
+    kept = json.loads(resources.files("app.rag").joinpath("calibration.json").read_text())
+    chosen = {one["language"]: one["chosen"] for one in kept.values()}
+    assert chosen == {language: profile.threshold for language, profile in PROFILES.items()}
+    assert all(len(one["curve"]) == 20 and one["auroc"] >= 0.85 for one in kept.values())

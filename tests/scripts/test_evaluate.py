@@ -6,12 +6,20 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from app.domain import EVERYWHERE
 from app.rag.embeddings import load_embedder
 from app.rag.lexical import query_terms
 from app.scripts.evaluate.__main__ import app
+from app.scripts.evaluate.claims import QaRow, make_claims, measure_support
 from app.scripts.evaluate.demo import holds, measure_demo
 from app.scripts.evaluate.measures import auroc, fit_logistic, ndcg, recall, reciprocal_rank
-from app.scripts.evaluate.runs import cut, make_benches, measure_abstention, measure_retrieval
+from app.scripts.evaluate.runs import (
+    choose_threshold,
+    cut,
+    make_benches,
+    measure_abstention,
+    measure_retrieval,
+)
 from app.scripts.evaluate.sets import Passage, QuestionSet, read_set, read_sets
 from tests.fakes import FakeEmbedder
 
@@ -114,9 +122,11 @@ def test_a_question_whose_documents_are_taken_out_has_less_confidence(folder):
 def test_hidden_documents_come_back(folder):
     [bench] = make_benches(read_sets(folder, 0), FakeEmbedder(), False, nothing)
     bench.index.hide(["p2"])
-    assert bench.index.search_sparse(query_terms("burger"), 9, []) == []
+    assert bench.index.search_sparse(query_terms("burger"), 9, EVERYWHERE) == []
     bench.index.hide([])
-    assert [h.chunk_id for h in bench.index.search_sparse(query_terms("burger"), 9, [])] == ["p2"]
+    assert [
+        h.chunk_id for h in bench.index.search_sparse(query_terms("burger"), 9, EVERYWHERE)
+    ] == ["p2"]
 
 
 def test_the_command_prints_a_table_and_writes_json(folder, tmp_path):
@@ -125,6 +135,34 @@ def test_the_command_prints_a_table_and_writes_json(folder, tmp_path):
     assert result.exit_code == 0, result.output
     assert "one merged collection" in result.output
     assert json.loads(out.read_text())["tiny"]["hybrid"]["recall"] > 0.8
+
+
+ROWS = [
+    QaRow("When was the Normandy abbey built?", ("1050",), "n1",
+          "The Normandy abbey was built in 1050 by Robert Guiscard. It is near Rouen.", "Abbey",
+          "en"),
+    QaRow("What does the Paris train carry?", ("coal",), "p1",
+          "Every morning the Paris train carries coal from Lyon. It takes 2 hours.", "Trains",
+          "en"),
+]  # fmt: skip
+
+
+def test_claims_of_known_truth_are_made_of_a_question_and_its_passage():
+    made = {
+        claim.kind: claim.text for claim in make_claims(ROWS) if claim.passage == ROWS[0].passage
+    }
+    assert made["restated"] == "1050 was the Normandy abbey built"
+    assert made["number changed"] == "The Normandy abbey was built in 1053 by Robert Guiscard."
+    assert made["negated"].startswith("The Normandy abbey was not built")
+    assert "Lyon" in made["name swapped"] or "Paris" in made["name swapped"]
+
+
+def test_the_check_passes_what_is_supported_and_not_what_was_changed():
+    support = measure_support(ROWS, None)
+    assert support.recall == 1
+    assert support.precision >= 0.8
+    assert support.passed["sentence"] == 1
+    assert support.passed["number changed"] == support.passed["negated"] == 0
 
 
 def test_a_passage_is_found_whatever_mark_up_was_around_it():
@@ -154,3 +192,11 @@ def test_demo_questions_are_found_and_the_unanswerable_refused():
     assert sum(0 < result.rank <= 5 for result in answerable) >= 17
     assert sum(result.is_right for result in answerable) >= 17
     assert [r.is_sufficient for r in results if not r.is_answerable] == [False, False]
+
+
+def test_the_threshold_is_the_lowest_that_costs_little_more_than_the_best():
+    present = [0.2] * 5 + [0.9] * 95
+    absent = [0.1] * 50 + [0.3] * 50
+    # From 0.35 on nothing unfounded is answered, and 5 % of what could be answered is refused.
+    assert choose_threshold(present, absent) == 0.35
+    assert choose_threshold([0.9], [0.9]) == 0.0

@@ -1,5 +1,10 @@
 """The command on real SQL, Milvus Lite and parsers; only the embedder is the small fake."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,9 +19,13 @@ from app.domain import DocumentStatus
 from app.errors import NotFound, Unavailable
 from app.main import create_app
 from app.scripts.initialize_data import __main__ as command
-from app.scripts.initialize_data.__main__ import FoundFile, Ingest, Report, find_files
+from app.scripts.initialize_data import sync
+from app.scripts.initialize_data.files import FoundFile, changed_files, find_files
 from app.scripts.initialize_data.libraries import State
-from app.wiring import build_services, loading
+from app.scripts.initialize_data.report import Report
+from app.scripts.initialize_data.sync import Ingest
+from app.wiring import indexes, loading
+from app.wiring.appliance import build_services
 from tests.api.conftest import serving
 from tests.fakes import FakeEmbedder
 
@@ -26,9 +35,9 @@ cli.command()(command.main)
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
-    monkeypatch.setattr(loading, "load_embedder", lambda name, num_threads: FakeEmbedder())
+    monkeypatch.setattr(indexes, "load_embedder", lambda name, num_threads: FakeEmbedder())
     monkeypatch.setattr(log, "configure", lambda level, format: None)
-    monkeypatch.setattr(command, "POLL_S", 0.02)
+    monkeypatch.setattr(sync, "POLL_S", 0.02)
     monkeypatch.chdir(tmp_path)  # no .env of the developer
 
 
@@ -50,6 +59,15 @@ def run(tmp_path):
         return result.exit_code, " ".join(result.output.replace("│", " ").split())
 
     return run
+
+
+def documents_of(tmp_path):
+    """Document ids by path."""
+    services = build_services(Settings(_env_file=None, data_dir=tmp_path / "data"))
+    try:
+        return {d.path: d.id for d in services.records.documents.list()[0]}
+    finally:
+        services.close(5)
 
 
 @contextmanager
@@ -104,7 +122,7 @@ def test_prune_deletes_only_what_is_gone_from_the_named_folder(run, folder, tmp_
     (folder / "a.md").unlink()
     other.unlink()
     assert "deleted" not in run(folder)[1]
-    code, output = run(folder, "--prune")
+    code, output = run(folder, "--delete")
     assert (code, "deleted 1" in output) == (0, True)
 
 
@@ -112,9 +130,139 @@ def test_prune_leaves_a_folder_without_files_alone(run, folder):
     run(folder)
     for file in (folder / "a.md", folder / "sub" / "b.txt"):
         file.unlink()
-    code, output = run(folder, "--prune")
+    code, output = run(folder, "--delete")
     assert (code, "nothing was deleted" in output, "deleted 2" in output) == (0, True, False)
     assert "no files were found" in output
+
+
+def test_documents_follow_files_that_were_moved(run, folder, tmp_path):
+    run(folder)
+    before = documents_of(tmp_path)
+    (folder / "a.md").rename(folder / "sub" / "leave.md")
+    code, output = run(folder, "--delete")
+    assert (code, "moved 1" in output, "unchanged 1" in output) == (0, True, True)
+    assert ("added" in output, "deleted" in output) == (False, False)
+    after = documents_of(tmp_path)
+    assert after[f"{folder}/sub/leave.md"] == before[f"{folder}/a.md"]
+    assert set(after) == {f"{folder}/sub/leave.md", f"{folder}/sub/b.txt"}
+
+
+def test_a_copy_is_another_document_and_two_moved_twins_stay_two(run, folder, tmp_path):
+    (folder / "copy.md").write_bytes((folder / "a.md").read_bytes())
+    assert "added 3" in run(folder)[1]
+    before = documents_of(tmp_path)
+    for name in ("a.md", "copy.md"):
+        (folder / name).rename(folder / "sub" / name)
+    assert "moved 2" in run(folder)[1]
+    after = documents_of(tmp_path)
+    assert sorted(after.values()) == sorted(before.values())
+
+
+def test_a_moved_and_edited_file_is_a_new_document(run, folder):
+    run(folder)
+    (folder / "a.md").unlink()
+    (folder / "new.md").write_text("# Holidays\n\nTwenty days off.")
+    code, output = run(folder, "--delete")
+    assert (code, "added 1" in output, "deleted 1" in output) == (0, True, True)
+
+
+def test_a_dry_run_tells_what_would_be_done_and_does_nothing(run, folder, tmp_path):
+    run(folder)
+    before = documents_of(tmp_path)
+    (folder / "a.md").write_text("# Holidays\n\nTwenty days of leave.")
+    (folder / "sub" / "b.txt").rename(folder / "moved.txt")
+    (folder / "new.md").write_text("# Canteen")
+    (folder / "tool.exe").write_bytes(b"MZ\x00\x01")
+    code, output = run(folder, "--delete", "--dry-run")
+    assert (code, f"changed {folder}/a.md" in output) == (0, True)
+    assert f"added {folder}/new.md" in output
+    assert f"moved {folder}/moved.txt" in output
+    assert "skipped 1 of formats that are not read" in output
+    assert documents_of(tmp_path) == before
+
+
+def test_a_dry_run_asks_a_running_appliance_and_makes_no_collection(
+    run, folder, tmp_path, monkeypatch
+):
+    with running_appliance(tmp_path, monkeypatch) as (services, url):
+        run(folder, "--url", url)
+        (folder / "a.md").unlink()
+        assert f"deleted {folder}/a.md" in run(folder, "--dry-run", "--delete")[1]
+        code, output = run(folder, "--dry-run", "--collection", "new")
+        assert (code, f"added {folder}/sub/b.txt" in output) == (0, True)
+        names = {collection.name for collection in services.records.collections.list()}
+    assert "new" not in names
+
+
+def test_the_summary_is_written_for_programs(run, folder, tmp_path):
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.7 nothing else")
+    summary = tmp_path / "summary.json"
+    assert run(folder, "--json", summary)[0] == 1
+    written = json.loads(summary.read_text())
+    assert written["counts"]["added"] == 2
+    assert written["counts"]["failed"] == 1
+    assert f"{folder}/broken.pdf" in written["failed"]
+    assert sorted(written["added"]) == [f"{folder}/a.md", f"{folder}/sub/b.txt"]
+
+
+def test_arguments_that_do_not_go_together_are_refused(run, folder):
+    assert run()[0] == 2
+    assert run(folder, "--watch", "--dry-run")[0] == 2
+    assert run("--watch", "--urls", "http://example.com/")[0] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_watching_follows_changes_until_it_is_stopped(folder, tmp_path):
+    with watching(folder, tmp_path / "data") as (process, lines):
+        assert "added" in lines.until("Watching")
+        (folder / "c.md").write_text("# Canteen\n\nSoup on Mondays.")
+        assert "added" in lines.until("└")
+        (folder / "c.md").rename(folder / "d.md")
+        assert "moved" in lines.until("└")
+        (folder / "d.md").unlink()
+        assert "deleted" in lines.until("└")
+        process.send_signal(signal.SIGTERM)
+        lines.until("Stopped")
+        assert process.wait(60) == 0
+
+
+@contextmanager
+def watching(folder, data_dir):
+    """The real command in a process of its own, and the lines that it prints."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "app.scripts.initialize_data", folder, "--watch", "--delete"],
+        env={**os.environ, "FOLIO_DATA_DIR": str(data_dir)},
+        cwd=Path(command.__file__).parents[3],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process, Lines(process.stdout)
+        finally:
+            process.kill()
+
+
+class Lines:
+    """Reads a process's output up to a word; the test's own time limit ends the wait."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def until(self, word):
+        read = ""
+        for line in self._stream:
+            read += line
+            if word in line:
+                return read
+        raise AssertionError(f"no {word!r} in {read}")
+
+
+def test_what_changed_is_found_without_the_hidden(folder):
+    (folder / ".git").mkdir()
+    (folder / ".git" / "x.md").write_text("hidden")
+    changed = [folder / ".git" / "x.md", folder / "sub", folder / "gone.md", folder.parent]
+    assert changed_files([folder], changed) == [FoundFile(folder / "sub" / "b.txt", False)]
 
 
 def test_running_appliance_gets_the_files_sent(run, folder, tmp_path, monkeypatch):
@@ -135,9 +283,11 @@ def test_sent_files_are_the_documents_that_were_ingested_without_the_appliance(
     with running_appliance(tmp_path, monkeypatch):
         assert "unchanged 2" in run(folder)[1]
         (folder / "a.md").write_text("new")
-        (folder / "sub" / "b.txt").unlink()
+        (folder / "sub" / "b.txt").rename(folder / "c.txt")
+        assert "moved 1" in run(folder)[1]
+        (folder / "c.txt").unlink()
         (folder / "broken.pdf").write_bytes(b"%PDF-1.7 nothing else")
-        code, output = run(folder, "--prune")
+        code, output = run(folder, "--delete")
     assert code == 1
     for part in ("changed 1", "deleted 1", "failed 1", "“broken.pdf”"):
         assert part in output
@@ -150,10 +300,10 @@ def test_pruning_a_running_appliance_keeps_files_of_any_name(run, folder, tmp_pa
     for name in names:
         (folder / name).write_text(f"in {name}")
     with running_appliance(tmp_path, monkeypatch) as (services, _):
-        code, output = run(folder, "--prune")
+        code, output = run(folder, "--delete")
         assert (code, "added 7" in output, "deleted" in output) == (0, True, False)
         (folder / "a.md").unlink()
-        code, output = run(folder, "--prune")
+        code, output = run(folder, "--delete")
         assert (code, "unchanged 6" in output, "deleted 1" in output) == (0, True, True)
         documents, _ = services.records.documents.list()
     assert {d.path for d in documents} == {*(f"{folder}/{n}" for n in names), f"{folder}/sub/b.txt"}
@@ -169,7 +319,7 @@ def test_name_that_is_not_text_is_refused_by_the_appliance_too(run, folder, tmp_
 
 def test_nobody_at_the_address_says_the_way_out(run, folder):
     code, output = run(folder, "--url", "http://127.0.0.1:9")
-    assert (code, "no Folio answers at http://127.0.0.1:9" in output) == (2, True)
+    assert (code, "no Folio answers at http://127.0.0.1:9" in output) == (3, True)
 
 
 def test_path_that_is_not_there_ends_before_anything_is_added(run, folder, tmp_path):
@@ -202,7 +352,7 @@ class ScriptedLibrary:
     def __init__(self, *states):
         self.states = list(states)
 
-    def add(self, path):
+    def add(self, file):
         return "added", State("d", DocumentStatus.QUEUED, "queued", 0, None)
 
     def state(self, document_id):
@@ -214,12 +364,14 @@ class ScriptedLibrary:
 
 def test_document_deleted_meanwhile_is_a_failure():
     report = Report()
-    Ingest(ScriptedLibrary(NotFound("gone")), report).run([FoundFile(Path("a.md"), True)])
+    Ingest(ScriptedLibrary(NotFound("gone")), report, command.console).run(
+        [FoundFile(Path("a.md"), True)], 1
+    )
     assert report.failed == {"a.md": "somebody deleted the document meanwhile"}
 
 
 def test_library_that_never_moves_is_given_up(monkeypatch):
-    monkeypatch.setattr(command, "STALL_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(sync, "STALL_TIMEOUT_S", 0.1)
     library = ScriptedLibrary(State("d", DocumentStatus.QUEUED, "queued", 0, None))
     with pytest.raises(Unavailable, match="1 documents are still queued"):
-        Ingest(library, Report()).run([FoundFile(Path("a.md"), True)])
+        Ingest(library, Report(), command.console).run([FoundFile(Path("a.md"), True)], 1)

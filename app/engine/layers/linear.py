@@ -1,10 +1,13 @@
-"""Linear maps with fused weights."""
+"""Linear maps with fused weights, whatever form the weights are kept in."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from app.engine.layers.lora import LoraPart, LoraRows
 
 # oneDNN's packed weights win for few rows and lose a little for many. CPU ms, AVX2, float32, one
 # thread, 9728 x 896, packed / plain: 1 row 2.5 / 2.3, 8 rows 4.1 / 8.6, 64 rows 17 / 19,
@@ -13,32 +16,69 @@ from torch.nn import functional
 PACKED_FOR_ROWS = 8
 
 
+class Weight(Protocol):
+    """A matrix W [out, in] in some form; a form's call chooses among its kernels."""
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x: [T, in]; bias: [out]; returns x W^T + bias: [T, out]."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
-class Linear:
-    """y = x W^T + b; weight: [out, in], or packed for oneDNN; bias: [out] or None."""
+class PlainWeight:
+    """weight: [out, in]."""
 
     weight: Tensor
-    bias: Tensor | None
-    is_packed: bool
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x: [T, in] -> [T, out]."""
-        if not self.is_packed:
-            return functional.linear(x, self.weight, self.bias)
-        output: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self.weight, self.bias, "none", [], ""
-        )
+        return functional.linear(x, self.weight, bias)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedWeight:
+    """weight: [out, in], as oneDNN lays it out."""
+
+    weight: Tensor
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x: [T, in] -> [T, out]."""
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, "none", [], "")
         return output
 
 
-def make_linear(weights: list[Tensor], biases: list[Tensor] | None = None) -> Linear:
-    """One map whose output is those of the weights side by side; each weight: [out, in]."""
-    weight = torch.cat(weights) if len(weights) > 1 else weights[0]
-    bias = torch.cat(biases) if biases else None
-    can_pack = _can_pack(weight)
-    if can_pack:
-        weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR_ROWS)
-    return Linear(weight, bias, can_pack)
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """y = x W^T + b, and what the rows' adapters add.
+
+    `weights` stand side by side: one, unless the fused modules are kept in forms that cannot be
+    joined. bias: [out] or None.
+    """
+
+    weights: tuple[Weight, ...]
+    bias: Tensor | None = None
+    lora: tuple[LoraPart, ...] = ()
+
+    def __call__(self, x: Tensor, lora: LoraRows | None = None) -> Tensor:
+        """x: [T, in] -> [T, out]."""
+        if len(self.weights) == 1:
+            output = self.weights[0](x, self.bias)
+        else:
+            output = torch.cat([weight(x, None) for weight in self.weights], dim=-1)
+            output = output if self.bias is None else output + self.bias
+        if lora is not None:
+            for part in self.lora:
+                part.add(x, lora, output)
+        return output
+
+
+def make_weight(parts: list[Tensor]) -> Weight:
+    """The faster form of matrices [out, in], joined along their outputs."""
+    weight = torch.cat(parts) if len(parts) > 1 else parts[0]
+    if not _can_pack(weight):
+        return PlainWeight(weight)
+    reorder = torch.ops.mkldnn._reorder_linear_weight
+    return PackedWeight(reorder(weight.contiguous(), PACKED_FOR_ROWS))
 
 
 def _can_pack(weight: Tensor) -> bool:

@@ -2,19 +2,23 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from app.engine.kernels.dispatch import Kernels
 
 
 @dataclass(frozen=True, slots=True)
 class RMSNorm:
-    """x / rms(x) * weight over the last dimension, computed in float32."""
+    """x / rms(x) * weight over the last dimension."""
 
     weight: Tensor
     eps: float
+    kernels: Kernels
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x: [..., D] -> [..., D]."""
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(x.dtype)
+        """x: [..., E] -> [..., E]."""
+        return self.kernels.rms_norm(x, self.weight, self.eps)
+
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """The norm of x + residual, and that sum; x, residual: [T, E]."""
+        return self.kernels.add_rms_norm(x, residual, self.weight, self.eps)

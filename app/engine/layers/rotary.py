@@ -17,12 +17,6 @@ class RotaryEmbedding:
         self._sin = angles.sin() * factor
 
     def at(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos and sin of the rows' positions: [T] -> two of [T, 1, D / 2]."""
+        """cos and sin of the rows' positions: [T] -> two of [T, D / 2]."""
         cos, sin = self._cos[positions], self._sin[positions]
-        return cos.unsqueeze(1).to(dtype), sin.unsqueeze(1).to(dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (i, i + D / 2) by its row's angle; x: [T, heads, D]."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+        return cos.to(dtype), sin.to(dtype)

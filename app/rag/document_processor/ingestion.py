@@ -47,13 +47,11 @@ Advance = Callable[[JobStage, float], None]
 class Stages:
     """The stages of ingestion, ready-made.
 
-    `embedded_text` makes what is embedded and lexically indexed from a title and a chunk;
-    `chunker_name` names the chunker and its settings, so that other settings make other chunk ids.
+    `embedded_text` makes what is embedded and lexically indexed from a title and a chunk.
     """
 
     parser: Parser
     chunker: Chunker
-    chunker_name: str
     embedder: Embedder
     store: VectorStore
     embedded_text: Callable[[str, ChunkSpan], str]
@@ -69,6 +67,23 @@ class Ingestion:
         self._files = files
         self._store_lock = threading.Lock()  # the vector store has one writer at a time
 
+    @property
+    def index_name(self) -> str:
+        """The index that it writes to."""
+        return self._stages.store.index_name
+
+    def beside(self, stages: Stages) -> "Ingestion":
+        """The same into another index of the same store."""
+        other = Ingestion(stages, self._chunks, self._files)
+        other._store_lock = self._store_lock
+        return other
+
+    def sweep(self) -> None:
+        """Delete the index's vectors that belong to no chunk; raise StoreUnavailable."""
+        for stale in self._chunks.stale_vectors(self.index_name):
+            self.delete_vectors(stale.chunk_ids)
+            self._chunks.forget_stale(stale)
+
     def delete_vectors(self, chunk_ids: Sequence[str]) -> None:
         """Take chunks out of the vector store; raise StoreUnavailable."""
         for batch in batches(chunk_ids, STORE_BATCH):
@@ -81,6 +96,15 @@ class Ingestion:
         `advance` is told the stage and the progress (0–1) after each bounded step; what it raises
         ends the work.
         """
+        parsed, chunks, vectors = self.read(document, advance)
+        advance(JobStage.STORING, STORING_BEGINS)
+        with timed(JobStage.STORING):
+            self._store(job, parsed, vectors, chunks, advance)
+
+    def read(
+        self, document: Document, advance: Advance
+    ) -> tuple[ParsedDocument, list[Chunk], list[ChunkVectors]]:
+        """Parse, chunk and embed a document; nothing is written."""
         with timed(JobStage.PARSING):
             parsed = self._parse(document, advance)
         advance(JobStage.CHUNKING, BEGIN[JobStage.CHUNKING])
@@ -89,9 +113,21 @@ class Ingestion:
         advance(JobStage.EMBEDDING, BEGIN[JobStage.EMBEDDING])
         with timed(JobStage.EMBEDDING):
             vectors = self._embed(parsed.title, chunks, advance)
-        advance(JobStage.STORING, STORING_BEGINS)
-        with timed(JobStage.STORING):
-            self._store(job, parsed, vectors, chunks, advance)
+        return parsed, chunks, vectors
+
+    def announce(self, document_id: str, vectors: Sequence[ChunkVectors]) -> None:
+        """Note vectors that are about to be written, or were in vain."""
+        ids = [vector.chunk_id for vector in vectors]
+        self._chunks.announce_vectors(document_id, self.index_name, ids)
+
+    def write(self, document_id: str, vectors: Sequence[ChunkVectors], advance: Advance) -> None:
+        """Write vectors, which are stale until their chunks are in SQL."""
+        self.announce(document_id, vectors)
+        for number, batch in enumerate(batches(vectors, STORE_BATCH)):
+            with self._store_lock:
+                self._stages.store.upsert(batch)
+            done = min(1.0, (number + 1) * STORE_BATCH / len(vectors))
+            advance(JobStage.STORING, STORING_BEGINS + (1 - STORING_BEGINS) * done)
 
     def _parse(self, document: Document, advance: Advance) -> ParsedDocument:
         path = self._files.path(document.content_hash)
@@ -114,7 +150,7 @@ class Ingestion:
         spans = self._stages.chunker.chunk(parsed)
         if not spans:
             raise ParseFailed(f"“{document.name}” holds no text that can be read")
-        round_key = f"{document.id}/{document.content_hash}/{self._stages.chunker_name}"
+        round_key = f"{document.id}/{document.content_hash}/{self.index_name}"
         return [
             Chunk(chunk_id(round_key, index), document.id, document.collection_id, index, span)
             for index, span in enumerate(spans)
@@ -148,27 +184,21 @@ class Ingestion:
         chunks: Sequence[Chunk],
         advance: Advance,
     ) -> None:
-        ids = [chunk.id for chunk in chunks]
-        self._chunks.announce_vectors(job.document_id, ids)
         try:
-            for number, batch in enumerate(batches(vectors, STORE_BATCH)):
-                with self._store_lock:
-                    self._stages.store.upsert(batch)
-                done = min(1.0, (number + 1) * STORE_BATCH / len(vectors))
-                advance(JobStage.STORING, STORING_BEGINS + (1 - STORING_BEGINS) * done)
+            self.write(job.document_id, vectors, advance)
             indexed = [
                 IndexedChunk(chunk, tuple(vector.sparse))
                 for chunk, vector in zip(chunks, vectors, strict=True)
             ]
-            self._chunks.replace(job, parsed, indexed, self._stages.store.index_name)
+            self._chunks.replace(job, parsed, indexed, self.index_name)
         except Exception:
             # The document may have been deleted and the note cleared before we wrote the vectors.
-            self._chunks.announce_vectors(job.document_id, ids)
+            self.announce(job.document_id, vectors)
             raise
 
 
 def chunk_id(round_key: str, index: int) -> str:
-    """The same for the same document, content, chunker and place: a second run replaces."""
+    """The same for the same document, content, index and place: a second run replaces."""
     return hashlib.sha256(f"{round_key}/{index}".encode()).hexdigest()[:32]
 
 

@@ -3,16 +3,30 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.domain import AddResult, Document, IncomingFile, Job
+from app.domain import (
+    STORED_SOURCE,
+    AddResult,
+    Document,
+    IncomingFile,
+    Job,
+    MetadataValue,
+    StoredFile,
+)
 from app.errors import InvalidInput, NotFound, StoreUnavailable, UnsupportedFormat
-from app.rag.document_processor.files import FileStore, digest_file
+from app.rag.document_processor.files import Digest, FileStore, digest_file
 from app.rag.document_processor.ingestion import UNSTORABLE, Advance, Ingestion, Stages
 from app.rag.document_processor.workers import WorkerConfig, Workers
-from app.rag.protocols import ChunkRecords, DocumentRecords, JobRecords
+from app.rag.protocols import (
+    ChunkRecords,
+    DocumentRecords,
+    JobRecords,
+    StoredFileRecords,
+    VectorStore,
+)
 
 logger = logging.getLogger(__name__)
 UNKNOWN_MEDIA_TYPE = "application/octet-stream"
@@ -27,6 +41,7 @@ class IngestRecords:
     documents: DocumentRecords
     chunks: ChunkRecords
     jobs: JobRecords
+    stored: StoredFileRecords
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +63,8 @@ class DocumentProcessor:
         self._parser = stages.parser
         self._store = stages.store
         self._documents = records.documents
-        self._chunks = records.chunks
         self._jobs = records.jobs
+        self._stored = records.stored
         self._files = files
         self._config = config
         self._ingestion = Ingestion(stages, records.chunks, files)
@@ -67,30 +82,89 @@ class DocumentProcessor:
         self._subscribers: list[Callable[[Change], None]] = []
 
     def add_file(
-        self, collection_id: str, source: str, path: str, name: str, file: Path
+        self,
+        collection_id: str,
+        source: str,
+        path: str,
+        name: str,
+        file: Path,
+        metadata: Mapping[str, MetadataValue] | None = None,
     ) -> AddResult:
         """Copy a file into the library and queue it, unless it is there with the same bytes.
 
         A document whose last try failed is queued again. Raise UnsupportedFormat, TooLarge,
         InvalidInput, or NotFound for an unknown collection.
         """
-        if UNSTORABLE.search(path + name):
-            raise InvalidInput(
-                f"the name {name!r} has characters that are not text: rename the file"
-            )
+        require_storable(path)
+        digest, media_type = self._read(name, file)
+        incoming = IncomingFile(
+            collection_id,
+            source,
+            path,
+            name,
+            media_type,
+            digest.content_hash,
+            digest.num_bytes,
+            metadata,
+        )
+        with self._files_lock:  # nobody may take the file for unused in between
+            self._keep(file, digest)
+            result = self._documents.add(incoming)
+        return self._added(result)
+
+    def store_file(self, name: str, file: Path) -> StoredFile:
+        """Copy a file in that no collection has yet; it stays until it is deleted."""
+        digest, media_type = self._read(name, file)
+        with self._files_lock:
+            self._keep(file, digest)
+            return self._stored.add(name, media_type, digest.content_hash, digest.num_bytes)
+
+    def add_stored(
+        self, collection_id: str, file_id: str, metadata: Mapping[str, MetadataValue] | None = None
+    ) -> AddResult:
+        """Put a stored file into a collection and queue it, unless it is there."""
+        file = self._stored.get(file_id)
+        incoming = IncomingFile(
+            collection_id,
+            STORED_SOURCE,
+            file.id,
+            file.name,
+            file.media_type,
+            file.content_hash,
+            file.num_bytes,
+            metadata,
+        )
+        return self._added(self._documents.add(incoming))
+
+    def delete_stored(self, file_id: str) -> None:
+        """Delete a stored file, and what collections have of it."""
+        for document_id in self._stored.delete(file_id):
+            self.delete(document_id)
+        self._discard_unused()
+
+    def stored_path(self, file_id: str) -> Path:
+        """The bytes of a stored file."""
+        path = self._files.path(self._stored.get(file_id).content_hash)
+        if not path.exists():
+            raise NotFound(f"the bytes of file {file_id} are gone from the data folder")
+        return path
+
+    def _read(self, name: str, file: Path) -> tuple[Digest, str]:
+        """The file's digest and media type. Raise UnsupportedFormat, TooLarge or InvalidInput."""
+        require_storable(name)
         digest = digest_file(file, self._config.max_file_bytes)
         media_type = self._config.media_type_of(name, digest.head)
         if media_type == UNKNOWN_MEDIA_TYPE:
             readable = " ".join(sorted(self._config.readable_suffixes))
             raise UnsupportedFormat(f"“{name}” cannot be read; these can: {readable}")
-        incoming = IncomingFile(
-            collection_id, source, path, name, media_type, digest.content_hash, digest.num_bytes
-        )
-        with self._files_lock:  # nobody may take the file for unused in between
-            if not self._files.path(digest.content_hash).exists():
-                self._documents.announce_file(digest.content_hash)
-                self._files.keep(file, digest)
-            result = self._documents.add(incoming)
+        return digest, media_type
+
+    def _keep(self, file: Path, digest: Digest) -> None:
+        if not self._files.path(digest.content_hash).exists():
+            self._documents.announce_file(digest.content_hash)
+            self._files.keep(file, digest)
+
+    def _added(self, result: AddResult) -> AddResult:
         if result.outcome != "unchanged":
             self._tell(result.document)
             self._workers.wake()
@@ -103,9 +177,45 @@ class DocumentProcessor:
         self._workers.wake()
         return document
 
-    def retry(self, document_id: str) -> Document:
-        """Queue a failed document again."""
-        return self.reindex(document_id)
+    def move(self, document_id: str, path: str) -> Document:
+        """Follow a file of a folder to its new path; nothing is read or indexed again.
+
+        Raise NotFound, InvalidInput, or Conflict where another document has that path.
+        """
+        require_storable(path)
+        document = self._documents.move(document_id, path)
+        self._tell(document)
+        return document
+
+    def set_metadata(self, document_id: str, metadata: Mapping[str, MetadataValue]) -> Document:
+        """Replace a document's metadata; nothing is read or indexed again."""
+        self._documents.set_metadata(document_id, metadata)
+        return self._told(document_id)
+
+    def cancel(self, document_id: str) -> Document:
+        """End a document's job, also in the middle; what was searchable before stays so."""
+        if self._jobs.cancel(document_id):
+            self._workers.interrupt(document_id)
+        return self._told(document_id)
+
+    def pause(self, document_id: str) -> Document:
+        """Hold a document's job until `reindex`."""
+        if self._jobs.pause(document_id):
+            self._workers.interrupt(document_id)
+        return self._told(document_id)
+
+    def retry_failed(self) -> int:
+        """Queue every document that has failed, but none in quarantine; returns how many."""
+        document_ids = self._jobs.retry_failed()
+        for document_id in document_ids:
+            self._announce(document_id)
+        self._workers.wake()
+        return len(document_ids)
+
+    def set_paused(self, is_paused: bool) -> None:
+        """Hold the queue or go on, also after a restart; jobs in hand are finished."""
+        self._jobs.set_paused(is_paused)
+        self._workers.wake()
 
     def delete(self, document_id: str) -> None:
         """Remove a document, its chunks, and its file where no other document has the same."""
@@ -167,6 +277,17 @@ class DocumentProcessor:
         self._ingestion.run(job, document, advance)
         self._discard_unused()
 
+    @property
+    def ingestion(self) -> Ingestion:
+        """Ingestion into the index that serves."""
+        return self._ingestion
+
+    def use(self, ingestion: Ingestion, store: VectorStore) -> None:
+        """Ingest into this index from now on; what it lacks is queued."""
+        self._ingestion, self._store = ingestion, store
+        self._queue_outdated()
+        self._workers.wake()
+
     def _queue_outdated(self) -> int:
         """Index again what lies in another index, or lay in this one before it lost chunks."""
         index_name = self._store.index_name
@@ -219,9 +340,7 @@ class DocumentProcessor:
             return
         with self._sweep_lock:
             try:
-                for stale in self._chunks.stale_vectors():
-                    self._ingestion.delete_vectors(stale.chunk_ids)
-                    self._chunks.forget_stale(stale)
+                self._ingestion.sweep()
             except StoreUnavailable as error:
                 self._next_sweep = time.monotonic() + SWEEP_RETRY_S
                 logger.warning("stale vectors not deleted yet reason=%s", error)
@@ -235,9 +354,21 @@ class DocumentProcessor:
         except NotFound:
             self._tell(document_id)
 
+    def _told(self, document_id: str) -> Document:
+        """The document as it is now, of which the subscribers are told."""
+        document = self._documents.get(document_id)
+        self._tell(document)
+        return document
+
     def _tell(self, change: Change) -> None:
         for callback in tuple(self._subscribers):
             try:
                 callback(change)
             except Exception:  # the border to whoever listens: it must not end a job
                 logger.exception("subscriber failed")
+
+
+def require_storable(name: str) -> None:
+    """Raise InvalidInput for a path or name that no database takes."""
+    if UNSTORABLE.search(name):
+        raise InvalidInput(f"the name {name!r} has characters that are not text: rename the file")

@@ -27,13 +27,15 @@ class WorkerConfig:
 
     A thread that makes no step within `step_timeout_s` is given up and its job fails, so that must
     be longer than the parser's own limit on a step. `poll_s` is how soon the jobs of other
-    processes and due retries are seen.
+    processes and due retries are seen. A job's steps are written at most each `report_s`: a small
+    document is done before the first, and each is a transaction.
     """
 
     num_workers: int = 1
     lease_s: float = 60.0
     step_timeout_s: float = 900.0
     poll_s: float = 1.0
+    report_s: float = 0.25
     max_attempts: int = 8
     max_parse_attempts: int = 2
     first_backoff_s: float = 2.0
@@ -51,6 +53,7 @@ class Work:
     job: Job
     deadline: float
     stage: JobStage = JobStage.PARSING
+    told_at: float = 0.0
 
 
 class Workers:
@@ -106,6 +109,13 @@ class Workers:
         """There is a new job."""
         self._wake.set()
 
+    def interrupt(self, document_id: str) -> None:
+        """End the long step that a document's job is in: it has lost its lease."""
+        with self._lock:  # a thread takes its next job under it, which must not be hit
+            for thread, work in self._working.items():
+                if work.job.document_id == document_id and thread.ident is not None:
+                    self._interrupt(thread.ident)
+
     def wait_until_idle(self, timeout_s: float) -> bool:
         """Whether no job was left in time; one that waits for its retry is one."""
         deadline = time.monotonic() + timeout_s
@@ -139,7 +149,7 @@ class Workers:
         """Do one job if there is one."""
         self._tidy()
         for document_id in self._jobs.fail_exhausted(self._config.max_attempts):
-            job_outcomes.labels("failed").inc()
+            job_outcomes.labels("quarantined").inc()
             self._announce(document_id)
         jobs_queued.set(self._jobs.num_pending())
         job = self._jobs.claim(self._config.lease_s)
@@ -147,7 +157,7 @@ class Workers:
             return False
         me = threading.current_thread()
         with self._lock:
-            self._working[me] = Work(job, self._next_deadline())
+            self._working[me] = Work(job, self._next_deadline(), told_at=time.monotonic())
         try:
             self._do(job)
         finally:
@@ -190,7 +200,8 @@ class Workers:
             limit = self._config.max_parse_attempts
         if job.attempt >= limit:
             tried = f" (tried {job.attempt} times)" if job.attempt > 1 else ""
-            self._fail(f"{error}{tried}", job)
+            end = self._quarantine if isinstance(error, ParseLimitExceeded) else self._fail
+            end(f"{error}{tried}", job)
             return
         delay_s = self._config.first_backoff_s * 2 ** (job.attempt - 1)
         delay_s = min(delay_s, self._config.max_backoff_s)
@@ -206,6 +217,11 @@ class Workers:
         job_outcomes.labels("failed").inc()
         logger.warning("ingestion job failed job_id=%s reason=%s", job.id, reason)
 
+    def _quarantine(self, reason: str, job: Job) -> None:
+        self._jobs.quarantine(job, reason)
+        job_outcomes.labels("quarantined").inc()
+        logger.warning("ingestion job quarantined job_id=%s reason=%s", job.id, reason)
+
     def _let_go(self, job: Job, write: Callable[[Job], None]) -> None:
         """Write how a job ended, if that is still ours to write."""
         try:
@@ -219,11 +235,15 @@ class Workers:
         """Note a step of a job; raise Stopping or LeaseLost when it must not go on."""
         if self._is_stopping.is_set():
             raise Stopping
-        self._jobs.advance(job, stage, progress, self._config.lease_s)
         with self._lock:
             work = self._working.get(threading.current_thread())
+            now = time.monotonic()
             if work is not None:
                 work.deadline, work.stage = self._next_deadline(), stage
+                if now - work.told_at < self._config.report_s:
+                    return
+                work.told_at = now
+        self._jobs.advance(job, stage, progress, self._config.lease_s)
         self._announce(job.document_id)
 
     def _next_deadline(self) -> float:
@@ -253,7 +273,7 @@ class Workers:
             f"{work.stage} got no further within {self._config.step_timeout_s:.0f} s and was given"
             " up: retry, or split the file"
         )
-        self._let_go(work.job, partial(self._fail, reason))
+        self._let_go(work.job, partial(self._quarantine, reason))
         with self._lock:
             self._working.pop(thread, None)
             if thread in self._threads:

@@ -44,19 +44,11 @@ class ModelChoice:
     api_key: str | None = None
     timeout_s: float = 120.0
     hub_timeout_s: float = 5.0
-    num_threads: int = 0
     hub_endpoint: str | None = None
     cache_dir: Path | None = None
 
 
-LoadEngine = Callable[[Path, int], "AsyncLLM"]
-
-
-def load_engine(folder: Path, num_threads: int) -> "AsyncLLM":
-    """Load a model into the engine; takes seconds to minutes."""
-    from app.engine import AsyncLLM  # noqa: PLC0415  torch takes seconds to import
-
-    return AsyncLLM(model=str(folder), num_threads=num_threads)
+LoadEngine = Callable[[Path, str], "AsyncLLM"]  # a folder, and the model's name
 
 
 def resolve_generator(
@@ -64,8 +56,8 @@ def resolve_generator(
     *,
     terms: Terms,
     embedder: Embedder | None = None,
+    load: LoadEngine,
     on_progress: OnProgress = logger.info,
-    load: LoadEngine = load_engine,
 ) -> Generator:
     """Choose and load the generator; `on_progress` is told in words what takes long. Blocks.
 
@@ -102,7 +94,7 @@ def _engine(choice: ModelChoice, on_progress: OnProgress, load: LoadEngine) -> E
     folder = find_model(name, choice, on_progress)
     on_progress(f"loading {name}")
     try:
-        llm = load(folder, choice.num_threads)
+        llm = load(folder, name)
     except Exception as error:  # a damaged file makes its reader raise anything
         raise GeneratorUnavailable(f"{name} cannot be loaded: {error}") from error
     return EngineGenerator(llm, name, timeout_s=choice.timeout_s)

@@ -50,7 +50,11 @@ class EngineGenerator:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Generation]:
         """Stream the answer; closing the iterator aborts the request in the engine."""
         prompt = await asyncio.to_thread(self._encode, request)
-        stream = self._llm.generate({"prompt_token_ids": prompt}, self._params(request, prompt))
+        stream = self._llm.generate(
+            {"prompt_token_ids": prompt},
+            self._params(request, prompt),
+            draft_texts=[source.hit.chunk.span.text for source in request.sources],
+        )
         text = ""
         # An async generator, whatever its annotation says: closing it aborts the request.
         async with aclosing(cast("AsyncGenerator[RequestOutput]", stream)) as outputs:
@@ -93,7 +97,7 @@ class EngineGenerator:
             except TimeoutError:
                 raise GeneratorUnavailable(
                     f"the engine has been silent for {self._timeout_s:g} s: it is overloaded or "
-                    "stuck; ask again, or raise LLM_TIMEOUT_S"
+                    "stuck; ask again, or raise FOLIO_LLM_TIMEOUT_S"
                 ) from None
             except EngineError as error:
                 raise _translated(error) from error

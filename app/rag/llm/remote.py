@@ -220,7 +220,7 @@ class OpenAIGenerator:
         if isinstance(error, TimeoutError | httpx.TimeoutException):
             return GeneratorUnavailable(
                 f"{where} has been silent for {self._timeout_s:g} s: it may still be loading; ask "
-                "again, or raise LLM_TIMEOUT_S"
+                "again, or raise FOLIO_LLM_TIMEOUT_S"
             )
         moment = "in the middle of the answer" if has_begun else "before the first word"
         return GeneratorUnavailable(f"{where} broke off {moment}: ask again ({_short(error)})")

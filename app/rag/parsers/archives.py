@@ -8,6 +8,7 @@ from pathlib import Path
 from lxml import etree
 
 from app.errors import ParseFailed, ParseLimitExceeded
+from app.rag.parsers.access import protected
 
 MAX_UNPACKED_BYTES = 1 << 30
 MAX_ENTRIES = 50_000
@@ -46,7 +47,7 @@ def _check(entries: list[zipfile.ZipInfo], name: str) -> None:
             f"at most {MAX_UNPACKED_BYTES >> 20:,} MiB and {MAX_RATIO} times its size are read"
         )
     if any(entry.flag_bits & 1 for entry in entries):
-        raise ParseFailed(f"“{name}” is protected by a password: save it without and add it again")
+        raise protected(name)
 
 
 def parse_xml(data: bytes, name: str) -> etree._Element:

@@ -1,10 +1,10 @@
 """Builds a `ParsedDocument`: text and blocks whose offsets agree by construction."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
-from app.domain import NO_METADATA, Block, BlockKind, Box, ParsedDocument
+from app.domain import Block, BlockKind, Box, ParsedDocument
 from app.errors import ParseLimitExceeded
 
 MAX_TEXT_CHARS = 20_000_000
@@ -101,10 +101,10 @@ class DocumentBuilder:
         title: str,
         *,
         num_pages: int | None = None,
-        metadata: Mapping[str, str] = NO_METADATA,
+        note: str | None = None,
     ) -> ParsedDocument:
         title = one_line(title)[:MAX_TITLE_CHARS]
-        return ParsedDocument("".join(self._parts), title, tuple(self._blocks), num_pages, metadata)
+        return ParsedDocument("".join(self._parts), title, tuple(self._blocks), num_pages, note)
 
     def _separate(self, kind: BlockKind) -> None:
         if not self._blocks:

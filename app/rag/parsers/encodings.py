@@ -4,6 +4,8 @@ import codecs
 
 from charset_normalizer import from_bytes
 
+from app.rag.parsers.alphabets import LATIN, likeliest
+
 SAMPLE_BYTES = 64 * 1024
 LAST_LEVEL_1_ROW = 0xD7  # first byte of the last of the 3 755 most common characters
 _BOMS = (
@@ -13,12 +15,8 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-# Letters that texts in the languages of each code page are made of, to tell the two apart:
-# on a few lines the detector takes Western for Central European text.
-_WESTERN = frozenset("àâçéèêëîïôùûüÿœæñáíóúäößøåãõ¿¡ÀÂÇÉÈÊÎÔÄÖÜÑ€’‘“”–—…«»·°£§©®")
-_CENTRAL = frozenset("ąćęłńóśźżĄĆĘŁŃŚŹŻáčďéěíňřšťúůýžÁČĎŠŘŽőűŐŰăâîşţđ€’‘“”„–—…«»·°§©®")
 _KOREAN = ("cp949", "euc_kr", "johab")
-_CENTRAL_EUROPEAN = ("cp1250", "iso8859_2", "cp1257", "iso8859_16", "cp852")
+_ISO_2022_JP = (b"\x1b$B", b"\x1b$@")
 
 
 def decode(data: bytes, declared: str | None = None) -> str:
@@ -29,6 +27,8 @@ def decode(data: bytes, declared: str | None = None) -> str:
     for mark, encoding in _BOMS:
         if data.startswith(mark):
             return data.decode(encoding, "replace")
+    if data.isascii() and any(escape in data for escape in _ISO_2022_JP):
+        return data.decode("iso2022_jp_2", "replace")
     try:
         if b"\x00" not in data[:SAMPLE_BYTES]:
             return data.decode("utf-8")
@@ -49,9 +49,7 @@ def detect(data: bytes) -> str:
         return "gb18030" if _decodes(sample, "gb18030") else "cp1252"
     if best.encoding in _KOREAN and _looks_chinese(sample, best.encoding):
         return "gb18030"
-    if best.encoding in _CENTRAL_EUROPEAN and _looks_western(sample, best.encoding):
-        return "cp1252"
-    return best.encoding
+    return likeliest(sample, best.encoding) if best.encoding in LATIN else best.encoding
 
 
 def _decode_declared(data: bytes, declared: str) -> str | None:
@@ -90,10 +88,3 @@ def _looks_chinese(sample: bytes, korean: str) -> bool:
     hanja = [char for char in sample.decode(korean, "replace") if "\u4e00" <= char <= "\u9fff"]
     num_common = sum(char.encode(korean)[0] <= LAST_LEVEL_1_ROW for char in hanja)
     return bool(hanja) and num_common >= 0.75 * len(hanja)
-
-
-def _looks_western(sample: bytes, central: str) -> bool:
-    def num_known(encoding: str, alphabet: frozenset[str]) -> int:
-        return sum(char in alphabet for char in sample.decode(encoding, "replace"))
-
-    return num_known("cp1252", _WESTERN) >= num_known(central, _CENTRAL)

@@ -5,15 +5,20 @@ Each format's module is imported when its first file comes, so that a parser pro
 
 import codecs
 import importlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from types import ModuleType
 
 from app.domain import ParsedDocument
 from app.errors import ParseFailed, UnsupportedFormat
+from app.rag.parsers.access import Access
 from app.rag.parsers.progress import Report, ignore_progress
 
 HEAD_BYTES = 8192
+OPEN = Access()
 UNKNOWN = "application/octet-stream"
 _OOXML = "application/vnd.openxmlformats-officedocument."
 _ODF = "application/vnd.oasis.opendocument."
@@ -34,6 +39,16 @@ class Format:
     def has_pages(self) -> bool:
         """Whether reading it may take seconds a page: its module then reports each page."""
         return self.module in ("pdf", "images")
+
+    @property
+    def takes_access(self) -> bool:
+        """Whether its module opens protected files by itself, or files inside the file."""
+        return self.module in ("pdf", "mail", "outlook", "bundle")
+
+    @property
+    def is_office(self) -> bool:
+        """Whether a file of it may be an Office file that is encrypted as a whole."""
+        return self.module in ("word", "slides", "sheets", "legacy")
 
 
 _CODE_SUFFIXES = (
@@ -70,6 +85,7 @@ FORMATS = (
     Format("application/msword", "legacy", (".doc", ".dot"), _OLE_MAGIC),
     Format("application/vnd.ms-powerpoint", "legacy", (".ppt", ".pps"), _OLE_MAGIC),
     Format("application/vnd.ms-excel", "sheets", (".xls", ".xlt"), _OLE_MAGIC),
+    Format("application/zip", "bundle", (".zip",), _ZIP_MAGIC),
     Format("image/png", "images", (".png",), b"\x89PNG"),
     Format("image/jpeg", "images", (".jpg", ".jpeg"), b"\xff\xd8\xff"),
     Format("image/tiff", "images", (".tif", ".tiff")),
@@ -81,7 +97,7 @@ _BY_MEDIA_TYPE = {entry.media_type: entry for entry in FORMATS}
 SUPPORTED_SUFFIXES: frozenset[str] = frozenset(_BY_SUFFIX)
 READABLE = (
     "PDF, Word, PowerPoint, Excel, OpenDocument, RTF, EPUB, HTML, Markdown, RST, AsciiDoc, CSV, "
-    "JSON, XML, notebooks, e-mail, images, source code and plain text"
+    "JSON, XML, notebooks, e-mail, images, source code, plain text, and ZIP files of these"
 )
 
 
@@ -106,28 +122,54 @@ def media_type_of(name: str, head: bytes) -> str:
 
 
 def parse_file(
-    path: Path, name: str, media_type: str, report: Report = ignore_progress
+    path: Path,
+    name: str,
+    media_type: str,
+    report: Report = ignore_progress,
+    access: Access = OPEN,
 ) -> ParsedDocument:
     """Read a file into text and structure; an empty or unknown `media_type` is found out.
 
     `report` is told how far it is, after each page that took OCR. Raise
     UnsupportedFormat, ParseFailed or ParseLimitExceeded with the reason and the way out.
     """
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
+    head = _head_of(path)
     entry = _BY_MEDIA_TYPE.get(media_type) or _BY_MEDIA_TYPE.get(media_type_of(name, head))
     if entry is None:
         suffix = PurePath(name).suffix or "no suffix"
         raise UnsupportedFormat(f"“{name}” ({suffix}) is not a format that Folio reads: {READABLE}")
     if not head:
         raise ParseFailed(f"“{name}” is empty (0 bytes)")
-    _refuse_disguise(entry, head, name)
-    module: ModuleType = importlib.import_module(f"app.rag.parsers.{entry.module}")
-    arguments = (path, name, report) if entry.has_pages else (path, name)
-    document: ParsedDocument = module.parse(*arguments)
+    with _unlocked(entry, path, name, access) as plain:
+        _refuse_disguise(entry, _head_of(plain), name)
+        module: ModuleType = importlib.import_module(f"app.rag.parsers.{entry.module}")
+        reports = (report,) if entry.has_pages else ()
+        accesses = (access,) if entry.takes_access else ()
+        document: ParsedDocument = module.parse(plain, name, *reports, *accesses)
     if not document.blocks:
         raise ParseFailed(f"“{name}” holds no text that can be read")
     return document
+
+
+def _head_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD_BYTES)
+
+
+@contextmanager
+def _unlocked(entry: Format, path: Path, name: str, access: Access) -> Iterator[Path]:
+    """The file, or where a password opens it a copy without protection."""
+    content: bytes | None = None
+    if entry.is_office and _head_of(path).startswith(_OLE_MAGIC):
+        locks: ModuleType = importlib.import_module("app.rag.parsers.locks")
+        content = locks.decrypted(path, name, access.passwords)
+    if content is None:
+        yield path
+        return
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        yield Path(file.name)
 
 
 def _is_utf8(head: bytes) -> bool:
@@ -142,10 +184,6 @@ def _refuse_disguise(entry: Format, head: bytes, name: str) -> None:
     """A file whose first bytes are not those of its format is refused with what it is."""
     if not entry.magic or entry.magic in head[:1024]:
         return
-    if entry.magic == _ZIP_MAGIC and head.startswith(_OLE_MAGIC):
-        raise ParseFailed(
-            f"“{name}” is protected by a password: save it without the password and add it again"
-        )
     if entry.magic in (_ZIP_MAGIC, _OLE_MAGIC):
         suffix = PurePath(name).suffix
         raise ParseFailed(f"“{name}” is not a {suffix} file, or it is damaged")

@@ -13,6 +13,7 @@ import olefile
 
 from app.domain import ParsedDocument
 from app.errors import ParseFailed
+from app.rag.parsers.access import protected
 from app.rag.parsers.builder import DocumentBuilder, file_title
 
 _WORD_MAGIC = 0xA5EC
@@ -55,7 +56,7 @@ def _read_word(container: olefile.OleFileIO, name: str) -> DocumentBuilder:
     if magic != _WORD_MAGIC:
         raise ValueError("it is not of Word 97 or later")
     if flags & _ENCRYPTED:
-        raise ParseFailed(f"“{name}” is protected by a password: save it without and add it again")
+        raise protected(name)
     table = container.openstream("1Table" if flags & _TABLE_1 else "0Table").read()
     num_chars = sum(struct.unpack_from("<7i", stream, _TEXT_LENGTHS_OFFSET))
     text = "".join(_pieces(stream, table))[:num_chars]
@@ -117,9 +118,7 @@ def _read_slides(container: olefile.OleFileIO, name: str) -> DocumentBuilder:
         if number > MAX_RECORDS:
             raise ValueError(f"it has more than {MAX_RECORDS:,} records")
         if kind == _CRYPT:
-            raise ParseFailed(
-                f"“{name}” is protected by a password: save it without and add it again"
-            )
+            raise protected(name)
         if kind == _TEXT_HEADER and len(body) >= 4:
             text_type = struct.unpack_from("<I", body)[0]
         elif kind in (_TEXT_CHARS, _TEXT_BYTES):

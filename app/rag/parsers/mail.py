@@ -2,25 +2,23 @@
 
 import email
 import email.policy
-import tempfile
 from collections.abc import Iterator
 from email.message import EmailMessage
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from app.domain import ParsedDocument
-from app.errors import FolioError, ParseLimitExceeded
+from app.rag.parsers.access import Access
+from app.rag.parsers.attachments import add_attachment
 from app.rag.parsers.builder import DocumentBuilder, file_title, one_line
 from app.rag.parsers.encodings import decode
-from app.rag.parsers.formats import SUPPORTED_SUFFIXES, parse_file
 from app.rag.parsers.html import add_html
 from app.rag.parsers.text import add_plain_text
 
 MAX_ATTACHMENTS = 50
 HEADERS = ("From", "To", "Cc", "Date")
-_NO_DEEPER = (".eml", ".msg", ".mht", ".mhtml")  # a mail in a mail in a mail has no end
 
 
-def parse(path: Path, name: str) -> ParsedDocument:
+def parse(path: Path, name: str, access: Access) -> ParsedDocument:
     """Read an e-mail message."""
     data = path.read_bytes()
     if b"\x00" in data[:200]:  # saved as UTF-16 by a mail program
@@ -33,7 +31,7 @@ def parse(path: Path, name: str) -> ParsedDocument:
     if isinstance(body, EmailMessage):
         add_body(builder, _content(body), is_html=body.get_content_type() == "text/html")
     for attachment_name, content in _attachments(message):
-        add_attachment(builder, attachment_name, content)
+        add_attachment(builder, attachment_name, content, access)
     return builder.build(subject or file_title(name))
 
 
@@ -47,23 +45,6 @@ def add_body(builder: DocumentBuilder, text: str, *, is_html: bool) -> None:
     """Append the text of a message."""
     add = add_html if is_html else add_plain_text
     add(builder, text)
-
-
-def add_attachment(builder: DocumentBuilder, name: str, content: bytes) -> None:
-    """Append what a parser reads of an attachment under its name; others are only named."""
-    builder.heading(name, 2)
-    suffix = PurePath(name).suffix.lower()
-    if suffix not in SUPPORTED_SUFFIXES or suffix in _NO_DEEPER:
-        return
-    with tempfile.NamedTemporaryFile(suffix=suffix) as file:
-        file.write(content)
-        file.flush()
-        try:
-            builder.extend(parse_file(Path(file.name), name, ""), level_shift=2)
-        except ParseLimitExceeded:
-            raise
-        except FolioError as error:
-            builder.paragraph(f"({error})")  # the message is worth reading without it
 
 
 def _header(message: EmailMessage, name: str) -> str:

@@ -7,6 +7,7 @@ from lxml import etree
 
 from app.domain import BlockKind, ParsedDocument
 from app.errors import ParseFailed
+from app.rag.parsers.access import protected
 from app.rag.parsers.archives import open_zip, parse_xml, read_part
 from app.rag.parsers.builder import DocumentBuilder, file_title
 from app.rag.parsers.sheets import add_sheet
@@ -44,9 +45,7 @@ def _open(path: Path, name: str) -> tuple[etree._Element, str]:
     with open_zip(path, name) as archive:
         parts = set(archive.namelist())
         if _MANIFEST in parts and b"encryption-data" in read_part(archive, _MANIFEST, name):
-            raise ParseFailed(
-                f"“{name}” is protected by a password: save it without and add it again"
-            )
+            raise protected(name)
         content = parse_xml(read_part(archive, "content.xml", name), name)
         meta = read_part(archive, "meta.xml", name) if "meta.xml" in parts else b""
     body = next(content.iter(_OFFICE + "body"), None)

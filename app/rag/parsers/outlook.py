@@ -7,10 +7,12 @@ import olefile
 
 from app.domain import ParsedDocument
 from app.errors import ParseFailed
+from app.rag.parsers.access import Access
+from app.rag.parsers.attachments import add_attachment
 from app.rag.parsers.builder import DocumentBuilder, file_title
 from app.rag.parsers.encodings import decode
 from app.rag.parsers.html import declared_encoding
-from app.rag.parsers.mail import MAX_ATTACHMENTS, add_attachment, add_body, add_envelope
+from app.rag.parsers.mail import MAX_ATTACHMENTS, add_body, add_envelope
 
 _UNICODE, _ANSI, _BINARY = "001F", "001E", "0102"
 _SUBJECT, _BODY, _HTML, _CLASS = "0037", "1000", "1013", "001A"
@@ -18,7 +20,7 @@ _HEADERS = {"From": "0C1A", "To": "0E04", "Cc": "0E03"}
 _DATA, _LONG_NAME, _SHORT_NAME = "3701", "3707", "3704"
 
 
-def parse(path: Path, name: str) -> ParsedDocument:
+def parse(path: Path, name: str, access: Access) -> ParsedDocument:
     """Read an Outlook message."""
     builder = DocumentBuilder()
     try:
@@ -28,7 +30,7 @@ def parse(path: Path, name: str) -> ParsedDocument:
             add_envelope(builder, subject, headers)
             _add_body(builder, container, name)
             for attachment_name, content in _attachments(container):
-                add_attachment(builder, attachment_name, content)
+                add_attachment(builder, attachment_name, content, access)
     except (OSError, ValueError, IndexError, AttributeError, TypeError) as error:
         raise ParseFailed(
             f"“{name}” is not an Outlook message that can be read: {error}"

@@ -12,6 +12,7 @@ from pypdf.errors import PyPdfError
 from app.domain import BlockKind, Box, ParsedDocument
 from app.errors import ParseFailed
 from app.rag.parsers import ocr
+from app.rag.parsers.access import Access, protected
 from app.rag.parsers.builder import DocumentBuilder, clean, file_title, one_line
 from app.rag.parsers.pdf_blocks import LayoutBlock, block_text, group, vocabulary
 from app.rag.parsers.pdf_layout import (
@@ -24,28 +25,28 @@ from app.rag.parsers.pdf_text import PageText, read_page
 from app.rag.parsers.progress import Report, ignore_progress
 from app.rag.parsers.text import add_plain_text
 
+OPEN = Access()
 MAX_PAGES = 20_000
 MIN_PAGE_CHARS = 8  # a page with fewer is a picture with a page number
 OCR_PIXELS = 1600  # on the longer side, 140 dpi of A4: 2000 took 1.6 times as long and read no more
 MAX_OCR_SCALE = 4.0
 MAX_TOC_ENTRIES = 5000
+MAX_NAMED_PAGES = 12
 _BOOKKEEPING_TITLE = re.compile(
     r"untitled|\(?anonymous|microsoft \w+ - |.*\.\w{2,5}$|^\W*$", re.IGNORECASE
 )
 
 
-def parse(path: Path, name: str, report: Report = ignore_progress) -> ParsedDocument:
+def parse(
+    path: Path, name: str, report: Report = ignore_progress, access: Access = OPEN
+) -> ParsedDocument:
     """Read a PDF; a damaged one as far as it can be repaired."""
-    try:
-        pdf = pdfium.PdfDocument(path)
-        num_pages = len(pdf)
-    except pdfium.PdfiumError as error:
-        if getattr(error, "err_code", None) in (raw.FPDF_ERR_PASSWORD, raw.FPDF_ERR_SECURITY):
-            raise _protected(name) from error
+    pdf = _open(path, name, access.passwords)
+    if pdf is None:
         pdf = _with_trailer(path)
-        if pdf is None:
-            return _parse_damaged(path, name)
-        num_pages = len(pdf)
+    if pdf is None:
+        return _parse_damaged(path, name)
+    num_pages = len(pdf)
     if num_pages > MAX_PAGES:
         raise ParseFailed(f"“{name}” has {num_pages:,} pages, {MAX_PAGES:,} is the most: split it")
     try:
@@ -54,8 +55,20 @@ def parse(path: Path, name: str, report: Report = ignore_progress) -> ParsedDocu
         pdf.close()
 
 
+def _open(path: Path, name: str, passwords: Sequence[str]) -> pdfium.PdfDocument | None:
+    """The document, None where it is damaged; ParseFailed where no password opens it."""
+    for password in (None, *passwords):
+        try:
+            return pdfium.PdfDocument(path, password=password)
+        except pdfium.PdfiumError as error:
+            code = getattr(error, "err_code", None)
+            if code not in (raw.FPDF_ERR_PASSWORD, raw.FPDF_ERR_SECURITY):
+                return None
+    raise protected(name)
+
+
 def _parse_pages(pdf: pdfium.PdfDocument, name: str, report: Report) -> ParsedDocument:
-    pages, num_broken = _read_pages(pdf, report)
+    pages, broken = _read_pages(pdf, report)
     ordered = [in_reading_order(with_raised_text(page.lines)) for page in pages]
     words = vocabulary(ordered)
     blocks = group(without_running_lines(ordered, [page.height for page in pages]))
@@ -65,21 +78,21 @@ def _parse_pages(pdf: pdfium.PdfDocument, name: str, report: Report) -> ParsedDo
         boxes = [_box(line.rect, block.page, pages[block.page - 1]) for line in block.lines]
         _add(builder, block, boxes, words)
     if builder.is_empty:
-        raise ParseFailed(_no_text(name, len(pages), num_broken))
+        raise ParseFailed(_no_text(name, len(pages), len(broken)))
     title = _title(pdf.get_metadata_dict(skip_empty=True)) or builder.first_heading()
-    metadata = {"num_unreadable_pages": str(num_broken)} if num_broken else {}
-    return builder.build(title or file_title(name), num_pages=len(pages), metadata=metadata)
+    note = unread_note(broken, len(pages))
+    return builder.build(title or file_title(name), num_pages=len(pages), note=note)
 
 
-def _read_pages(pdf: pdfium.PdfDocument, report: Report) -> tuple[list[PageText], int]:
-    """Every page, and the number of those that are broken and stay empty."""
+def _read_pages(pdf: pdfium.PdfDocument, report: Report) -> tuple[list[PageText], list[int]]:
+    """Every page, and the numbers of those that are broken and stay empty."""
     pages: list[PageText] = []
-    num_broken = 0
+    broken: list[int] = []
     for number in range(1, len(pdf) + 1):
         try:
             page = pdf[number - 1]
         except pdfium.PdfiumError:
-            num_broken += 1
+            broken.append(number)
             pages.append(PageText([], 1, 1))
             continue
         text = read_page(page, number)
@@ -88,7 +101,7 @@ def _read_pages(pdf: pdfium.PdfDocument, report: Report) -> tuple[list[PageText]
             report(number, len(pdf))
         pages.append(text)
         page.close()
-    return pages, num_broken
+    return pages, broken
 
 
 def _is_picture(page: pdfium.PdfPage, text: PageText) -> bool:
@@ -189,7 +202,7 @@ def _parse_damaged(path: Path, name: str) -> ParsedDocument:
     try:
         reader = pypdf.PdfReader(path)
         if reader.is_encrypted and not reader.decrypt(""):
-            raise _protected(name)
+            raise protected(name)
         for number, page in enumerate(reader.pages, start=1):
             add_plain_text(builder, page.extract_text() or "", page=number)
         num_pages = len(reader.pages)
@@ -210,10 +223,13 @@ def _parse_damaged(path: Path, name: str) -> ParsedDocument:
     return builder.build(builder.first_heading() or file_title(name), num_pages=num_pages)
 
 
-def _protected(name: str) -> ParseFailed:
-    return ParseFailed(
-        f"“{name}” is protected by a password: save a copy without the password and add that"
-    )
+def unread_note(broken: Sequence[int], num_pages: int) -> str | None:
+    """What to say of pages that are damaged, by their numbers; None where there are none."""
+    if not broken:
+        return None
+    named = ", ".join(map(str, broken[:MAX_NAMED_PAGES]))
+    more = ", …" if len(broken) > MAX_NAMED_PAGES else ""
+    return f"{len(broken)} of {num_pages} pages are damaged and were not read: {named}{more}"
 
 
 def _no_text(name: str, num_pages: int, num_broken: int) -> str:

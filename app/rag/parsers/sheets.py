@@ -4,7 +4,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from datetime import date, datetime, time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import openpyxl
 import xlrd
@@ -13,6 +13,7 @@ from openpyxl.utils.exceptions import InvalidFileException
 
 from app.domain import ParsedDocument
 from app.errors import ParseFailed
+from app.rag.parsers.access import protected
 from app.rag.parsers.archives import check_zip
 from app.rag.parsers.builder import DocumentBuilder, file_title
 
@@ -40,16 +41,23 @@ def _parse_xlsx(path: Path, name: str) -> ParsedDocument:
     check_zip(path, name)
     builder = DocumentBuilder()
     try:
-        workbook = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
-        for sheet in workbook.worksheets:
-            sheet.reset_dimensions()  # what files declare is often wrong, and rows would be lost
-            rows = sheet.iter_rows(values_only=True)
-            add_sheet(builder, sheet.title, ([cell_text(value) for value in row] for row in rows))
-        title = workbook.properties.title
-        workbook.close()
+        with path.open("rb") as file:  # a path's suffix would have to be right
+            title = _add_workbook(builder, file)
     except _UNREADABLE as error:
         raise ParseFailed(f"“{name}” is not a workbook that can be read: {error}") from error
     return builder.build(title or file_title(name))
+
+
+def _add_workbook(builder: DocumentBuilder, file: BinaryIO) -> str | None:
+    """Append every sheet; returns the title in the properties."""
+    workbook = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
+    for sheet in workbook.worksheets:
+        sheet.reset_dimensions()  # what files declare is often wrong, and rows would be lost
+        rows = sheet.iter_rows(values_only=True)
+        add_sheet(builder, sheet.title, ([cell_text(value) for value in row] for row in rows))
+    title: str | None = workbook.properties.title
+    workbook.close()
+    return title
 
 
 def _parse_xls(path: Path, name: str) -> ParsedDocument:
@@ -63,9 +71,7 @@ def _parse_xls(path: Path, name: str) -> ParsedDocument:
             add_sheet(builder, sheet.name, rows)
     except (xlrd.XLRDError, AssertionError, *_UNREADABLE) as error:
         if "encrypt" in str(error).lower():
-            raise ParseFailed(
-                f"“{name}” is protected by a password: save it without and add it again"
-            ) from error
+            raise protected(name) from error
         raise ParseFailed(f"“{name}” is not a workbook that can be read: {error}") from error
     return builder.build(file_title(name))
 

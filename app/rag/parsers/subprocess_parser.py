@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -39,9 +39,13 @@ _ENVIRONMENT = {
 
 
 class SubprocessParser:
-    """A `Parser` whose calls may come from several threads; each runs in a reused process."""
+    """A `Parser` whose calls may come from several threads; each runs in a reused process.
 
-    def __init__(self, timeout_s: float, memory_mb: int) -> None:
+    `passwords` are tried in turn on files that are protected; they go through the pipe alone.
+    """
+
+    def __init__(self, timeout_s: float, memory_mb: int, passwords: Sequence[str] = ()) -> None:
+        self._passwords = list(passwords)
         self._timeout_s = timeout_s
         self._memory_mb = memory_mb
         self._lock = threading.Lock()
@@ -61,7 +65,14 @@ class SubprocessParser:
         `on_progress` is told the share of the pages (0–1) after each that took long; what it
         raises ends the process and the call.
         """
-        request = pack({"path": str(path.resolve()), "name": name, "media_type": media_type})
+        request = pack(
+            {
+                "path": str(path.resolve()),
+                "name": name,
+                "media_type": media_type,
+                "passwords": self._passwords,
+            }
+        )
         try:
             return self._parse(request, name, on_progress)
         except _DiedIdle:

@@ -33,7 +33,7 @@ def document_fields(document: ParsedDocument) -> dict[str, object]:
         "text": document.text,
         "title": document.title,
         "num_pages": document.num_pages,
-        "metadata": dict(document.metadata),
+        "note": document.note,
         "blocks": [
             [
                 block.kind.value,
@@ -71,6 +71,6 @@ def document_from_reply(reply: bytes) -> tuple[ParsedDocument, int] | Progress:
         for kind, start, end, level, page, boxes in fields["blocks"]
     )
     document = ParsedDocument(
-        fields["text"], fields["title"], blocks, fields["num_pages"], fields["metadata"]
+        fields["text"], fields["title"], blocks, fields["num_pages"], fields["note"]
     )
     return document, fields["peak_mb"]

@@ -13,9 +13,11 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from app.errors import FolioError, ParseLimitExceeded
+from app.rag.parsers import sandbox
+from app.rag.parsers.access import Access
 from app.rag.parsers.formats import parse_file
 from app.rag.parsers.progress import Report
 from app.rag.parsers.wire import LENGTH, document_fields, pack
@@ -44,10 +46,11 @@ def main(memory_mb: int, timeout_s: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _answer(request: dict[str, str], memory_mb: int, report: Report) -> bytes:
+def _answer(request: dict[str, Any], memory_mb: int, report: Report) -> bytes:  # Any: JSON
     name = request["name"]
     try:
-        document = parse_file(Path(request["path"]), name, request["media_type"], report)
+        access = Access(tuple(request["passwords"]))
+        document = parse_file(Path(request["path"]), name, request["media_type"], report, access)
         return pack(document_fields(document) | {"peak_mb": _peak_mb()})
     except FolioError as error:
         return _error(type(error).__name__, str(error))
@@ -75,7 +78,7 @@ def _take_stdout() -> BinaryIO:
 
 
 def _limit(memory_mb: int) -> None:
-    """Bound memory, written files and core dumps, refuse the network, and step back in priority.
+    """Bound memory, written files and core dumps, refuse network and programs, be nice.
 
     RLIMIT_DATA counts what is really allocated; RLIMIT_AS would count libraries' mappings too.
     """
@@ -86,6 +89,7 @@ def _limit(memory_mb: int) -> None:
     os.nice(NICENESS)
     sys.setrecursionlimit(RECURSION_LIMIT)
     sys.addaudithook(_refuse_network)
+    sandbox.restrict()  # where the kernel has no seccomp the hook is what there is
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
 

@@ -1,43 +1,44 @@
-"""`python -m app.scripts.evaluate`: measure retrieval, abstention and parsing on sets of files."""
+"""`python -m app.scripts.evaluate`: measure retrieval, answers, abstention and parsing."""
 
-import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from app.config import Settings
-from app.rag.embeddings import load_embedder
+from app.rag.entailment import Meanings
 from app.rag.parsers import SubprocessParser
 from app.rag.parsers.quality import evaluate_formats
-from app.rag.protocols import Embedder
+from app.scripts.evaluate.answer_commands import answers, compare, gate
+from app.scripts.evaluate.claims import measure_support, read_qa
 from app.scripts.evaluate.demo import measure_demo
 from app.scripts.evaluate.runs import (
     Abstention,
     Figures,
-    Report,
     make_benches,
     measure_abstention,
     measure_retrieval,
 )
 from app.scripts.evaluate.sets import read_sets
+from app.scripts.evaluate.terminal import (
+    JsonFile,
+    Sample,
+    console,
+    embedder,
+    reporting,
+    write_json,
+)
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
-console = Console()
+app.command()(answers)
+app.command()(compare)
+app.command()(gate)
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the set, or of several sets.")]
 Merged = Annotated[bool, typer.Option("--merged", help="Search all sets as one collection.")]
-Sample = Annotated[int, typer.Option(help="Ask about so many questions of each set; 0: all.")]
-JsonFile = Annotated[
-    Path | None, typer.Option("--json", help="Write the figures to this file, too.")
-]
 
 
 @app.command()
@@ -57,7 +58,10 @@ def retrieval(
 
 @app.command()
 def abstention(path: Folder, sample: Sample = 0, json_file: JsonFile = None) -> None:
-    """How well confidence tells answerable questions from those whose documents are taken out."""
+    """How well confidence tells answerable questions from those whose documents are taken out.
+
+    With --json app/rag/calibration.json it writes what the thresholds in PROFILES rest on.
+    """
     results: dict[str, Abstention] = {}
     sets = [one for one in read_sets(path, sample) if not one.is_long]
     with reporting() as report:
@@ -65,6 +69,27 @@ def abstention(path: Folder, sample: Sample = 0, json_file: JsonFile = None) -> 
             results |= measure_abstention(bench, report)
     print_abstention(results)
     write_json(json_file, {name: asdict(result) for name, result in results.items()})
+
+
+@app.command()
+def citations(
+    path: Annotated[Path, typer.Argument(help="QA file (.jsonl) whose rows carry their passage.")],
+    sample: Sample = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """How well the citation check tells supported claims from unsupported, on the second half."""
+    rows = read_qa(path)
+    rows = rows[:: max(1, len(rows) // sample) if sample else 1]
+    support = measure_support(rows[len(rows) // 2 :], Meanings(embedder()))
+    table = Table("claims", "number", "passed", title=str(path))
+    for kind, share in support.passed.items():
+        table.add_row(kind, str(support.num_claims[kind]), f"{share:.1%}")
+    console.print(table)
+    console.print(
+        f"precision {support.precision:.3f}, recall {support.recall:.3f}; a check takes "
+        f"{support.median_ms:.1f} ms, one in a hundred {support.slowest_1_percent_ms:.0f} ms"
+    )
+    write_json(json_file, asdict(support))
 
 
 @app.command()
@@ -85,7 +110,9 @@ def demo(path: Folder, json_file: JsonFile = None) -> None:
 def formats(path: Folder, json_file: JsonFile = None) -> None:
     """Share of the strings in expected.json that the parsers find, by format, with the misses."""
     settings = Settings()
-    parser = SubprocessParser(settings.parse_timeout_s, settings.parse_memory_mb)
+    parser = SubprocessParser(
+        settings.parse_timeout_s, settings.parse_memory_mb, settings.passwords
+    )
     report = evaluate_formats(path, parser)
     table = Table("format", "found", title=str(path))
     for suffix, share in report.share_by_suffix.items():
@@ -96,27 +123,6 @@ def formats(path: Folder, json_file: JsonFile = None) -> None:
         console.print(f"missed {miss}", markup=False)
     write_json(json_file, {"share": report.share, "share_by_suffix": report.share_by_suffix,
                            "misses": report.misses})  # fmt: skip
-
-
-def embedder() -> Embedder:
-    """Load the embedder that the settings name."""
-    settings = Settings()
-    return load_embedder(settings.embedding_model, settings.num_threads)
-
-
-@contextmanager
-def reporting() -> Iterator[Report]:
-    """Show a counter for each kind of work."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
-        tasks: dict[str, Any] = {}
-
-        def report(name: str, num_done: int) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=None)
-            progress.advance(tasks[name], num_done)
-
-        yield report
 
 
 def print_retrieval(figures: dict[str, dict[str, Figures]], title: str) -> None:
@@ -131,18 +137,14 @@ def print_retrieval(figures: dict[str, dict[str, Figures]], title: str) -> None:
 
 def print_abstention(results: dict[str, Abstention]) -> None:
     """Print a table, one row for each set."""
-    table = Table("set", "language", "AUROC", "threshold", "answered", "refused", "fitted")
+    table = Table("set", "language", "AUROC", "threshold", "chosen", "answered", "refused",
+                  "fitted")  # fmt: skip
     for name, result in results.items():
         table.add_row(name, result.language, f"{result.auroc:.4f}", f"{result.threshold:.2f}",
+                      f"{result.chosen:.2f}",
                       f"{result.answered:.1%}", f"{result.refused:.1%}",
                       " ".join(map(str, result.fitted)))  # fmt: skip
     console.print(table)
-
-
-def write_json(path: Path | None, figures: object) -> None:
-    """Write figures where a file was asked for."""
-    if path is not None:
-        path.write_text(json.dumps(figures, ensure_ascii=False, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

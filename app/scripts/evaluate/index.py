@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from app.domain import Chunk, ChunkSpan, HitScores, SearchHit
+from app.domain import Chunk, ChunkSpan, HitScores, SearchHit, SearchScope
 from app.rag.chunker import embedded_text
 from app.rag.lexical import term_weights
 from app.rag.protocols import ChunkVectors, Embedder, ScoredChunk, SparseVector, Vectors
@@ -35,14 +35,12 @@ class MemoryIndex:
         """Search as if these documents, and no others, were not there."""
         self._is_hidden = np.isin(self._document_ids, list(document_ids))
 
-    def search_dense(
-        self, vector: Vectors, limit: int, collection_ids: Sequence[str]
-    ) -> list[ScoredChunk]:
+    def search_dense(self, vector: Vectors, limit: int, scope: SearchScope) -> list[ScoredChunk]:
         """Find the chunks with the highest cosine, best first."""
         return self._best(self._dense @ vector, limit, floor=-2.0)
 
     def search_sparse(
-        self, vector: SparseVector, limit: int, collection_ids: Sequence[str]
+        self, vector: SparseVector, limit: int, scope: SearchScope
     ) -> list[ScoredChunk]:
         """Find the chunks with the highest inner product above 0, best first."""
         scores = np.zeros(len(self._ids), dtype=np.float32)
@@ -72,8 +70,8 @@ class MemoryIndex:
         """Say what this is."""
         return f"index in memory, {self.count()} chunks"
 
-    def neighbours(self, chunk: Chunk, num_before: int, num_after: int) -> list[Chunk]:
-        """Neighbours are not evaluated."""
+    def documents_in(self, scope: SearchScope) -> tuple[str, ...]:
+        """The sets have no metadata."""
         raise NotImplementedError
 
     def upsert(self, chunks: Sequence[ChunkVectors]) -> None:

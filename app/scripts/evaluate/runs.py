@@ -5,7 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.domain import Block, BlockKind, ChunkSpan, Evidence, ParsedDocument, Question, SearchHit
+from app.domain import (
+    EVERYWHERE,
+    Block,
+    BlockKind,
+    ChunkSpan,
+    Evidence,
+    ParsedDocument,
+    Question,
+    SearchHit,
+)
 from app.rag.chunker import StructureChunker
 from app.rag.lexical import query_terms, weigh_query
 from app.rag.protocols import Chunker, Embedder, ScoredChunk, Vectors
@@ -23,6 +32,7 @@ from app.scripts.evaluate.measures import (
 from app.scripts.evaluate.sets import Passage, QuestionSet, SetQuestion
 
 Report = Callable[[str, int], object]  # called with what is done and how many more are done
+REFUSAL_COST, COST_TOLERANCE = 2.5, 1.02
 CANDIDATES = 50
 CHUNK_TOKENS = 200
 DEPTH = 10
@@ -135,8 +145,8 @@ def rankings_of(bench: Bench, group: QuestionSet, report: Report) -> dict[str, l
             counts, bench.index.document_frequencies(list(counts)), bench.index.num_chunks()
         )
         [vector] = bench.embedder.embed_queries([question.text])
-        dense = bench.index.search_dense(vector, CANDIDATES, [])
-        lexical = bench.index.search_sparse(weights, CANDIDATES, [])
+        dense = bench.index.search_dense(vector, CANDIDATES, EVERYWHERE)
+        lexical = bench.index.search_sparse(weights, CANDIDATES, EVERYWHERE)
         evidence = bench.retriever.retrieve(Question(question.text), limit)
         rankings["dense"].append(documents_of(bench.index, dense))
         rankings["lexical"].append(documents_of(bench.index, lexical))
@@ -178,13 +188,15 @@ class Abstention:
 
     Figures are of the held-out half. `answered` and `refused` are what the threshold does to
     either kind. `curve` has, by threshold, the share of all questions that are answered
-    (coverage) and the share of those that should not have been (risk). `fitted` are the weights
-    of coverage, phrases and margin, and the bias, that the other half would choose.
+    (coverage) and the share of those that should not have been (risk). `chosen` is the threshold
+    that all questions would choose; `fitted` are the weights of coverage, phrases and margin, and
+    the bias, that the other half would choose.
     """
 
     language: str
     auroc: float
     threshold: float
+    chosen: float
     answered: float
     refused: float
     curve: tuple[tuple[float, float, float], ...]
@@ -216,11 +228,30 @@ def judge(bench: Bench, present: Sequence[Evidence], absent: Sequence[Evidence])
         language=language,
         auroc=auroc(*scores),
         threshold=threshold,
+        chosen=choose_threshold(
+            *([evidence.confidence for evidence in some] for some in (present, absent))
+        ),
         answered=mean([float(evidence.is_sufficient) for evidence in present[1::2]]),
         refused=mean([float(not evidence.is_sufficient) for evidence in absent[1::2]]),
         curve=tuple(risk_coverage(*scores)),
         fitted=tuple(fit(bench, present[::2], absent[::2]).round(2).tolist()),
     )
+
+
+def choose_threshold(present: Sequence[float], absent: Sequence[float]) -> float:
+    """The lowest threshold, in steps of a twentieth, that costs at most 2 % more than the best.
+
+    To refuse what could be answered costs 2.5 times as much as to answer what could not: the
+    reader sees what an answer rests on, but not what was withheld. (At 2, two more of the demo
+    questions would be refused.)
+    """
+    costs = {
+        step / 20: REFUSAL_COST * mean([float(score < step / 20) for score in present])
+        + mean([float(score >= step / 20) for score in absent])
+        for step in range(20)
+    }
+    least = min(costs.values())
+    return min(threshold for threshold, cost in costs.items() if cost <= least * COST_TOLERANCE)
 
 
 def risk_coverage(

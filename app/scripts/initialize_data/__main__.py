@@ -1,96 +1,203 @@
-"""Adds files and folders to the library: `python -m app.scripts.initialize_data PATH…`.
+"""Adds files, folders and web pages to the library: `python -m app.scripts.initialize_data PATH…`.
 
 It works by itself on a data folder that no appliance uses; to one that runs it sends the files.
-Either way a file is known by its absolute path, so another run adds nothing twice.
-Exit codes: 0 all is searchable, 1 a file failed, 2 it could not begin or go on.
+Either way a file is known by its absolute path and a page by its address, so another run adds
+nothing twice. Exit codes: see `main`.
 """
 
-import os
+import signal
+import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from watchfiles import watch as watch_paths
 
 from app import log
 from app.config import Settings
-from app.domain import DocumentStatus
-from app.errors import FolioError, InvalidInput, NotFound, Unavailable, UnsupportedFormat
-from app.scripts.initialize_data.libraries import Library, Outcome, State, open_library
+from app.errors import FolioError, InvalidInput
+from app.scripts.initialize_data.addresses import GuardedBackend, read_allowed
+from app.scripts.initialize_data.dry_run import open_dry
+from app.scripts.initialize_data.fetching import Fetcher
+from app.scripts.initialize_data.files import changed_files, find_files, is_inside
+from app.scripts.initialize_data.libraries import Library, open_library
+from app.scripts.initialize_data.report import Report, show, show_plan, write_json
+from app.scripts.initialize_data.sync import Ingest, synchronise
+from app.scripts.initialize_data.url_lists import read_lists
+from app.scripts.initialize_data.web import PageSource, PageSync
+from app.scripts.initialize_data.web_memory import WebMemory
 
 DEFAULT_COLLECTION = "default"
-FINAL = (DocumentStatus.READY, DocumentStatus.FAILED)
-POLL_S = 0.3
-NUM_POLLED = 20
-STALL_TIMEOUT_S = 1800  # without a change of any document: longer than the longest step
-CANNOT_GO_ON = 2
+SOME_FAILED, BAD_USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
+WATCH_POLL_MS = 500
+BYTES_PER_MB = 1_000_000
 console = Console(soft_wrap=True, highlight=False)
 
 
 @dataclass(frozen=True, slots=True)
-class FoundFile:
-    """A file to add; `is_named` when the user named it itself and not a folder above it."""
+class Wanted:
+    """What one run is to do."""
 
-    path: Path
-    is_named: bool
-
-
-@dataclass(slots=True)
-class Report:
-    """What happened, by kind, and why."""
-
-    done: Counter[str] = field(default_factory=Counter)
-    failed: dict[str, str] = field(default_factory=dict)  # reasons by path
-    skipped: Counter[str] = field(default_factory=Counter)  # by suffix
-    warnings: list[str] = field(default_factory=list)
+    roots: Sequence[Path]
+    urls: Sequence[str]
+    collection: str
+    delete: bool
+    is_dry: bool
 
 
-def main(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders.", show_default=False)],
+def main(  # noqa: PLR0913 (a command has as many arguments as it has options)
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Files and folders.", show_default=False)
+    ] = None,
+    urls: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A page, a sitemap (.xml), or a text file with an address a line; may be given"
+            " several times.",
+            metavar="FILE|URL",
+            show_default=False,
+        ),
+    ] = None,
     collection: Annotated[
         str, typer.Option(help="Knowledge base; made where there is none of this name.")
     ] = DEFAULT_COLLECTION,
     data_dir: Annotated[
         Path | None, typer.Option(help="Data folder, where not that of the settings.")
     ] = None,
-    prune: Annotated[
-        bool, typer.Option("--prune", help="Delete documents whose files are gone from PATH.")
+    delete: Annotated[
+        bool,
+        typer.Option("--delete", "--prune", help="Delete documents whose files or pages are gone."),
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing; show what would be done.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Stay, and keep the library in step until Ctrl-C.")
+    ] = False,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write the summary to this file, too.")
+    ] = None,
     url: Annotated[
         str | None,
         typer.Option(help="Address of a running appliance that gets the files sent."),
     ] = None,
 ) -> None:
-    """Add files and folders to Folio's documents. Files that have not changed are passed over."""
-    started = time.monotonic()
-    report = Report()
-    try:
+    """Add files, folders and web pages to Folio's documents, and keep them in step with later runs.
+
+    What has not changed is passed over; documents follow files that were moved or renamed.
+
+    Exit codes: 0 all is searchable; 1 some files or pages failed; 2 wrong arguments, settings or
+    lists; 3 nothing could be reached (the appliance, the index, or every page); 130 stopped.
+    """
+    with exit_codes(is_watching=watch):
         settings = read_settings(data_dir)
-        roots = [existing(path) for path in paths]
-        files = list(find_files(roots))
-        if not files:
-            report.warnings.append("no files were found")
-        with closing(open_library(settings, url, collection, console)) as library:
-            Ingest(library, report).run(files)
-            if prune:
-                delete_gone(library, roots, files, report)
+        roots = [existing(path) for path in paths or []]
+        wanted = Wanted(roots, urls or [], collection, delete, dry_run)
+        require_sense(wanted, is_watching=watch)
+        open_it = open_dry if dry_run else open_library
+        with closing(open_it(settings, url, collection, console)) as library:
+            if watch:
+                keep_in_step(library, roots, delete=delete)
+                return
+            report = run_once(library, wanted, settings)
+        if json:
+            write_json(report, json)
+    if report.is_cut_off:
+        raise typer.Exit(UNREACHABLE)
+    if report.failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+@contextmanager
+def exit_codes(*, is_watching: bool) -> Iterator[None]:
+    """Say what went wrong, and end with the code for it."""
+    try:
+        yield
     except FolioError as error:
-        console.print(f"init-data: {error}", style="red")
-        raise typer.Exit(CANNOT_GO_ON) from error
+        console.print(f"init-data: {error}", style="red", markup=False)
+        is_usage = isinstance(error, InvalidInput)
+        raise typer.Exit(BAD_USAGE if is_usage else UNREACHABLE) from error
     except KeyboardInterrupt:
         console.print("Stopped. What is queued goes on at the next start, or run this again.")
-        raise typer.Exit(CANNOT_GO_ON) from None
-    show(report, time.monotonic() - started)
-    if report.failed:
-        raise typer.Exit(1)
+        raise typer.Exit(0 if is_watching else INTERRUPTED) from None
+
+
+def require_sense(wanted: Wanted, *, is_watching: bool) -> None:
+    """Raise InvalidInput for arguments that do not go together."""
+    if not wanted.roots and not wanted.urls:
+        raise InvalidInput("name files or folders, or pages with --urls")
+    if is_watching and (wanted.urls or wanted.is_dry):
+        raise InvalidInput(
+            "--watch follows files and folders alone: run --urls from time to time instead, and"
+            " --dry-run by itself"
+        )
+
+
+def run_once(library: Library, wanted: Wanted, settings: Settings) -> Report:
+    """One pass over all files and pages, with its summary."""
+    started = time.monotonic()
+    files = list(find_files(wanted.roots))
+    report = synchronise(library, wanted.roots, files, console, delete=wanted.delete)
+    if wanted.roots and not files:
+        report.warnings.append("no files were found")
+    if wanted.urls:
+        synchronise_pages(library, wanted, settings, report)
+    if wanted.is_dry:
+        show_plan(report, console)
+    show(report, console, time.monotonic() - started)
+    return report
+
+
+def synchronise_pages(library: Library, wanted: Wanted, settings: Settings, report: Report) -> None:
+    """Fetch the listed pages and bring their documents in step."""
+    allowed = read_allowed(settings.web_allow_private)
+    memory = WebMemory(settings.data_dir, wanted.collection)
+    memory.load()
+    with (
+        closing(Fetcher(GuardedBackend(allowed))) as fetcher,
+        tempfile.TemporaryDirectory(prefix="folio-web-") as folder,
+    ):
+        source = PageSource(fetcher, Path(folder), settings.max_upload_mb * BYTES_PER_MB)
+        pages = read_lists(wanted.urls, source.read)
+        if not pages:
+            report.warnings.append("no pages are listed")
+        sync = PageSync(library, source, memory, report)
+        Ingest(library, report, console).run(sync.changed_files(pages), len(pages))
+        sync.delete_gone(pages, delete=wanted.delete)
+    if not wanted.is_dry:
+        memory.save()
+
+
+def keep_in_step(library: Library, roots: Sequence[Path], *, delete: bool) -> None:
+    """Follow the file system's changes until Ctrl-C or SIGTERM; files that fail are shown.
+
+    The first pass comes once changes are noted already, so that none falls in between.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    is_first = True
+    for changes in watch_paths(*roots, yield_on_timeout=True, rust_timeout=WATCH_POLL_MS):
+        started = time.monotonic()
+        changed = {Path(path) for _, path in changes}
+        if is_first:
+            files = list(find_files(roots))
+        elif any(is_inside(path, root) for path in changed for root in roots):
+            files = changed_files(roots, changed)
+        else:
+            continue
+        show(
+            synchronise(library, roots, files, console, delete=delete),
+            console,
+            time.monotonic() - started,
+        )
+        if is_first:
+            console.print(f"Watching {', '.join(map(str, roots))}. Ctrl-C ends it.", markup=False)
+            is_first = False
 
 
 def existing(path: Path) -> Path:
@@ -99,159 +206,6 @@ def existing(path: Path) -> Path:
     if not resolved.exists():
         raise InvalidInput(f"there is no {path}")
     return resolved
-
-
-def find_files(roots: Sequence[Path]) -> Iterator[FoundFile]:
-    """Named files, and all under named folders but hidden ones; each once."""
-    seen: set[Path] = set()
-    for root in roots:
-        for path in walk(root) if root.is_dir() else [root]:
-            if path not in seen:
-                seen.add(path)
-                yield FoundFile(path, is_named=path == root)
-
-
-def walk(folder: Path) -> Iterator[Path]:
-    """Files in order; links to folders are not followed, so that there is an end."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(parent, name)
-            if not name.startswith(".") and path.is_file():
-                yield path
-
-
-class Ingest:
-    """Adds files to a library and waits for them, under a progress bar."""
-
-    def __init__(self, library: Library, report: Report) -> None:
-        self._library = library
-        self._report = report
-        self._pending: dict[str, tuple[Path, Outcome, State]] = {}
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._progress = Progress(
-            *columns, TextColumn("{task.description}"), console=console, transient=True
-        )
-        self._task = self._progress.add_task("")
-
-    def run(self, files: Sequence[FoundFile]) -> None:
-        """Return when each file is searchable or has failed."""
-        self._progress.update(self._task, total=len(files))
-        with self._progress:
-            for file in files:
-                self._tell(f"adding {file.path.name}")
-                self._add(file)
-            self._wait()
-
-    def _add(self, file: FoundFile) -> None:
-        try:
-            outcome, state = self._library.add(file.path)
-        except Unavailable:
-            raise
-        except UnsupportedFormat as error:
-            if file.is_named:
-                self._fail(file.path, str(error))
-            else:
-                self._report.skipped[file.path.suffix.lower() or "no suffix"] += 1
-                self._progress.advance(self._task)
-        except FolioError as error:
-            self._fail(file.path, str(error))
-        else:
-            self._pending[state.id] = (file.path, outcome, state)
-            self._settle(state)
-
-    def _wait(self) -> None:
-        """Ask for the documents that are not final, the oldest first, until none is left."""
-        changed_at = time.monotonic()
-        while self._pending:
-            for document_id in list(self._pending)[:NUM_POLLED]:
-                if self._ask(document_id):
-                    changed_at = time.monotonic()
-            if time.monotonic() - changed_at > STALL_TIMEOUT_S:
-                raise Unavailable(
-                    f"nothing has happened for {STALL_TIMEOUT_S} s, {len(self._pending)} documents"
-                    " are still queued: see the log of the appliance, then run this again"
-                )
-            if self._pending:
-                time.sleep(POLL_S)
-
-    def _ask(self, document_id: str) -> bool:
-        """Whether the document has moved on."""
-        path, outcome, before = self._pending[document_id]
-        try:
-            state = self._library.state(document_id)
-        except NotFound:
-            del self._pending[document_id]
-            self._fail(path, "somebody deleted the document meanwhile")
-            return True
-        if state == before:
-            return False
-        self._pending[document_id] = (path, outcome, state)
-        self._tell(f"{state.stage} {path.name}")
-        self._settle(state)
-        return True
-
-    def _settle(self, state: State) -> None:
-        """Note how a document ended, if it has."""
-        if state.status not in FINAL:
-            return
-        path, outcome, _ = self._pending.pop(state.id)
-        if state.status == DocumentStatus.FAILED:
-            self._fail(path, state.error or "no reason was given")
-        else:
-            self._report.done[outcome] += 1
-            self._progress.advance(self._task)
-
-    def _fail(self, path: Path, reason: str) -> None:
-        self._report.failed[printable(str(path))] = reason
-        self._progress.advance(self._task)
-
-    def _tell(self, text: str) -> None:
-        self._progress.update(self._task, description=printable(text)[:60].replace("[", r"\["))
-
-
-def printable(text: str) -> str:
-    """A name may hold bytes that are no text, which no terminal takes."""
-    return text.encode(errors="replace").decode()
-
-
-def delete_gone(
-    library: Library, roots: Sequence[Path], files: Sequence[FoundFile], report: Report
-) -> None:
-    """Delete the documents of files that are gone from the named folders.
-
-    A folder without any file is left alone: it may be a disk that is not mounted.
-    """
-    found = {str(file.path) for file in files}
-    for root in roots:
-        if root.is_dir() and not any(file.path.is_relative_to(root) for file in files):
-            report.warnings.append(f"{root} has no files at all: nothing was deleted for it")
-        elif root.is_dir():
-            for path, document_id in library.paths().items():
-                is_gone = path not in found and not Path(path).exists()
-                if is_gone and Path(path).is_relative_to(root):
-                    library.delete(document_id)
-                    report.done["deleted"] += 1
-
-
-def show(report: Report, seconds: float) -> None:
-    """The summary: what happened, and why."""
-    table = Table("documents", f"in {seconds:.1f} s")
-    for kind in ("added", "changed", "unchanged", "deleted"):
-        if report.done[kind]:
-            table.add_row(kind, str(report.done[kind]))
-    if report.skipped:
-        suffixes = ", ".join(f"{suffix} {n}" for suffix, n in report.skipped.most_common(12))
-        table.add_row(
-            "skipped", f"{report.skipped.total()} of formats that are not read: {suffixes}"
-        )
-    if report.failed:
-        table.add_row("failed", str(len(report.failed)), style="red")
-    console.print(table)
-    for path, reason in report.failed.items():
-        console.print(f"failed: {path}\n        {reason}", style="red", markup=False)
-    for warning in report.warnings:
-        console.print(f"warning: {warning}", style="yellow", markup=False)
 
 
 def read_settings(data_dir: Path | None) -> Settings:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import httpx
@@ -12,16 +11,27 @@ from rich.console import Console
 from app.config import Settings
 from app.domain import DocumentStatus
 from app.errors import Conflict, InvalidInput, NotFound, Unavailable, UnsupportedFormat
+from app.scripts.initialize_data.files import FoundFile
 from app.services import Services
-from app.wiring import build_services
+from app.wiring.appliance import build_services
 
-SOURCE = "folder"
+FOLDER, WEB = "folder", "web"
 STOP_TIMEOUT_S = 30
 REQUEST_TIMEOUT_S = 120
 STARTING_TIMEOUT_S = 180
 STARTING_POLL_S = 1.0
 PAGE_SIZE = 200
 Outcome = Literal["added", "changed", "unchanged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A document that came from a folder or the web: its newest file by its bytes."""
+
+    id: str
+    content_hash: str
+    num_bytes: int
+    has_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +48,13 @@ class State:
 class Library(Protocol):
     """The library of this process, or that of a running appliance."""
 
-    def add(self, path: Path) -> tuple[Outcome, State]: ...
+    def add(self, file: FoundFile) -> tuple[Outcome, State]: ...
     def state(self, document_id: str) -> State: ...
-    def paths(self) -> Mapping[str, str]:
-        """The ids of this collection's documents that came from folders, by absolute path."""
+    def known(self, source: str) -> Mapping[str, Known]:
+        """This collection's documents from a source, by absolute path or address."""
         ...
 
+    def move(self, document_id: str, path: str) -> None: ...
     def delete(self, document_id: str) -> None: ...
     def close(self) -> None: ...
 
@@ -55,11 +66,16 @@ def open_library(settings: Settings, url: str | None, collection: str, console: 
         try:
             return open_own(settings, build_services(settings), collection, console)
         except Conflict as error:
-            url = f"http://localhost:{settings.port}"
+            url = local_address(settings)
             console.print(f"{error}\nSending the files to {url}; --url sets another address.")
     library = RemoteLibrary(url, key)
     library.connect(collection)
     return library
+
+
+def local_address(settings: Settings) -> str:
+    """Where the appliance of these settings answers on this machine."""
+    return f"http://localhost:{settings.port}"
 
 
 def open_own(
@@ -89,10 +105,12 @@ class OwnLibrary:
         self._services = services
         self._collection_id = collection_id
 
-    def add(self, path: Path) -> tuple[Outcome, State]:
+    def add(self, file: FoundFile) -> tuple[Outcome, State]:
         """Raise UnsupportedFormat, or another error with the reason."""
         processor = self._services.require(self._services.processor)
-        result = processor.add_file(self._collection_id, SOURCE, str(path), path.name, path)
+        source = WEB if file.url else FOLDER
+        name, path = file.path.name, file.path
+        result = processor.add_file(self._collection_id, source, file.place, name, path)
         return result.outcome, self.state(result.document.id)
 
     def state(self, document_id: str) -> State:
@@ -102,15 +120,13 @@ class OwnLibrary:
             document.id, document.status, document.stage, document.progress, document.error
         )
 
-    def paths(self) -> Mapping[str, str]:
+    def known(self, source: str) -> Mapping[str, Known]:
         """See Library."""
-        documents = self._services.records.documents
-        found: dict[str, str] = {}
-        page = 1
-        while items := documents.list(self._collection_id, page=page, page_size=PAGE_SIZE)[0]:
-            found.update((item.path, item.id) for item in items if item.source == SOURCE)
-            page += 1
-        return found
+        return known_in(self._services, self._collection_id, source)
+
+    def move(self, document_id: str, path: str) -> None:
+        """Raise Conflict where another document has that path."""
+        self._services.require(self._services.processor).move(document_id, path)
 
     def delete(self, document_id: str) -> None:
         """Delete a document with its chunks."""
@@ -134,11 +150,16 @@ class RemoteLibrary:
 
     def connect(self, collection: str) -> None:
         """Wait until the appliance has started, and find or make the collection."""
+        if not self.find(collection):
+            made = self._call("POST", "/api/collections", json={"name": collection})
+            self._collection_id = str(made["id"])
+
+    def find(self, collection: str) -> bool:
+        """Wait until the appliance has started; whether it has the collection."""
         self._wait_until_started()
         ids = {item["name"]: item["id"] for item in self._call("GET", "/api/collections")}
-        self._collection_id = ids.get(collection) or str(
-            self._call("POST", "/api/collections", json={"name": collection})["id"]
-        )
+        self._collection_id = ids.get(collection, "")
+        return collection in ids
 
     def _wait_until_started(self) -> None:
         """Raise Unavailable when the appliance cannot start, or not in time."""
@@ -150,9 +171,10 @@ class RemoteLibrary:
         if status["phase"] == "failed":
             raise Unavailable(f"Folio at {self._url} could not start: {status['detail']}")
 
-    def add(self, path: Path) -> tuple[Outcome, State]:
+    def add(self, file: FoundFile) -> tuple[Outcome, State]:
         """Raise UnsupportedFormat, or another error with the reason."""
-        fields = {"collection_id": self._collection_id, "path": str(path)}
+        path = file.path
+        fields = {"collection_id": self._collection_id, "path": file.place}
         try:
             fields["path"].encode()
         except UnicodeEncodeError as error:
@@ -160,8 +182,8 @@ class RemoteLibrary:
                 f"the name {path.name!r} has characters that are not text: rename the file"
             ) from error
         try:
-            with path.open("rb") as file:
-                parts = {"files": (path.name, file)}
+            with path.open("rb") as content:
+                parts = {"files": (path.name, content)}
                 reply = self._call("POST", "/api/documents", data=fields, files=parts)
         except OSError as error:
             raise InvalidInput(f"{path}: {error.strerror}") from error
@@ -178,15 +200,21 @@ class RemoteLibrary:
         """Raise NotFound when somebody deleted it."""
         return state_of(self._call("GET", f"/api/documents/{document_id}"))
 
-    def paths(self) -> Mapping[str, str]:
+    def known(self, source: str) -> Mapping[str, Known]:
         """See Library."""
         query = {"collection_id": self._collection_id, "page_size": PAGE_SIZE}
-        found: dict[str, str] = {}
+        found: dict[str, Known] = {}
         page = 1
         while items := self._call("GET", "/api/documents", params=query | {"page": page})["items"]:
-            found.update((item["path"], item["id"]) for item in items if item["source"] == SOURCE)
+            found.update(
+                (item["path"], known_of(item)) for item in items if item["source"] == source
+            )
             page += 1
         return found
+
+    def move(self, document_id: str, path: str) -> None:
+        """Raise InvalidInput where another document has that path."""
+        self._call("PATCH", f"/api/documents/{document_id}", json={"path": path})
 
     def delete(self, document_id: str) -> None:
         """Delete a document with its chunks."""
@@ -226,6 +254,26 @@ def body_of(reply: httpx.Response, url: str) -> Any:  # Any: JSON
     if reply.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         raise Unavailable(f"{url}: {message}; set FOLIO_API_KEY")
     raise InvalidInput(message) if reply.is_client_error else Unavailable(message)
+
+
+def known_in(services: Services, collection_id: str, source: str) -> dict[str, Known]:
+    """The documents of a collection from a source, by path."""
+    documents = services.records.documents
+    found: dict[str, Known] = {}
+    page = 1
+    while items := documents.list(collection_id, page=page, page_size=PAGE_SIZE)[0]:
+        for item in items:
+            if item.source == source:
+                has_failed = item.status == DocumentStatus.FAILED
+                found[item.path] = Known(item.id, item.content_hash, item.num_bytes, has_failed)
+        page += 1
+    return found
+
+
+def known_of(document: dict[str, Any]) -> Known:  # Any: JSON
+    """A document of the HTTP API by its bytes."""
+    has_failed = document["status"] == DocumentStatus.FAILED
+    return Known(document["id"], document["content_hash"], document["num_bytes"], has_failed)
 
 
 def state_of(document: dict[str, Any]) -> State:  # Any: JSON

@@ -1,4 +1,6 @@
 /** The one file that talks to the server. Failures are values, never exceptions. */
+import type { EvalQuestionIn } from './evals.svelte';
+import type { IndexesOut } from './indexes';
 import type {
   ChatDetail,
   ChatOut,
@@ -7,8 +9,13 @@ import type {
   DocumentPage,
   DocumentTextOut,
   ErrorOut,
+  EvalDetail,
+  EvalOut,
   MessageOut,
+  QueueOut,
+  RetriedOut,
   RunOut,
+  SourceOut,
   StatusOut,
   UploadOut,
 } from './types';
@@ -53,12 +60,32 @@ export const api = {
   documents: (query: DocumentQuery) => call<DocumentPage>('GET', `documents${queryString({ ...query })}`),
   document: (id: string) => call<DocumentOut>('GET', `documents/${id}`),
   documentText: (id: string) => call<DocumentTextOut>('GET', `documents/${id}/text`),
+  chunk: (documentId: string, id: string) => call<SourceOut>('GET', `documents/${documentId}/chunks/${id}`),
   documentFile: (id: string) => request('GET', `documents/${id}/file`).then(mapBlob),
   reindexDocument: (id: string) => call<DocumentOut>('POST', `documents/${id}/reindex`),
+  pauseDocument: (id: string) => call<DocumentOut>('POST', `documents/${id}/pause`),
+  cancelDocument: (id: string) => call<DocumentOut>('POST', `documents/${id}/cancel`),
   deleteDocument: (id: string) => call<null>('DELETE', `documents/${id}`),
   documentEvents: (_lastEventId: string, signal: AbortSignal) =>
     stream('documents/events', '', signal),
   upload,
+
+  evals: () => call<EvalOut[]>('GET', 'evals'),
+  eval: (id: string) => call<EvalDetail>('GET', `evals/${id}`),
+  startEval: (name: string, questions: EvalQuestionIn[]) => call<EvalOut>('POST', 'evals', { name, questions }),
+  cancelEval: (id: string) => call<EvalOut>('POST', `evals/${id}/cancel`),
+  deleteEval: (id: string) => call<null>('DELETE', `evals/${id}`),
+
+  holdQueue: (isHeld: boolean) => call<QueueOut>('POST', `jobs/${isHeld ? 'pause' : 'resume'}`),
+  retryFailed: () => call<RetriedOut>('POST', 'jobs/retry'),
+
+  indexes: () => call<IndexesOut>('GET', 'index'),
+  rebuildIndex: (model: string, switchesItself: boolean) =>
+    call<IndexesOut>('POST', 'index/rebuild', { embedding_model: model, switches_itself: switchesItself }),
+  switchIndex: (isForced: boolean) => call<IndexesOut>('POST', 'index/switch', { is_forced: isForced }),
+  rollBackIndex: () => call<IndexesOut>('POST', 'index/rollback'),
+  cancelIndex: () => call<null>('DELETE', 'index/build'),
+  discardIndex: () => call<null>('DELETE', 'index/previous'),
 
   chats: (q: string) => call<ChatOut[]>('GET', `chats${queryString({ q })}`),
   chat: (id: string) => call<ChatDetail>('GET', `chats/${id}`),

@@ -1,4 +1,5 @@
 /** What the whole page shares: one of each store, and what is open beside the text. */
+import { api, type ApiError } from './api';
 import { Chats } from './chats.svelte';
 import { Conversation } from './conversation.svelte';
 import { Library } from './library.svelte';
@@ -74,6 +75,18 @@ class App {
         number: null,
       },
     };
+  }
+
+  /** Opens what a link from elsewhere names; the reason where it is not there. */
+  async openLinked(documentId: string, chunkId?: string): Promise<ApiError | null> {
+    const chunk = chunkId ? await api.chunk(documentId, chunkId) : null;
+    if (chunk?.ok) {
+      this.openSource(chunk.value, [chunk.value]);
+      return null;
+    }
+    const document = await api.document(documentId);
+    if (document.ok) this.openDocument(document.value);
+    return document.ok ? null : document.error;
   }
 
   /** Opens or closes the drawer that tells how an answer was made. */

@@ -1,5 +1,5 @@
 /** One page of the library, kept current by the server's events. */
-import { api, type ApiError } from './api';
+import { api, type ApiError, type Result } from './api';
 import { follow } from './stream';
 import type { CollectionOut, DocumentOut, DocumentPage, LibraryEvent } from './types';
 
@@ -10,6 +10,8 @@ export class Library {
   page = $state<DocumentPage | null>(null);
   collections = $state<CollectionOut[]>([]);
   error = $state<ApiError | null>(null);
+  /** Why a document that a link named could not be opened. */
+  linkError = $state<ApiError | null>(null);
   query = $state('');
   status = $state<StatusFilter>('');
   collectionId = $state('');
@@ -74,9 +76,25 @@ export class Library {
     void this.load();
   }
 
-  async reindex(document: DocumentOut): Promise<ApiError | null> {
-    const answered = await api.reindexDocument(document.id);
+  reindex = (document: DocumentOut): Promise<ApiError | null> => this.#change(api.reindexDocument(document.id));
+  pause = (document: DocumentOut): Promise<ApiError | null> => this.#change(api.pauseDocument(document.id));
+  cancel = (document: DocumentOut): Promise<ApiError | null> => this.#change(api.cancelDocument(document.id));
+
+  async #change(asked: Promise<Result<DocumentOut>>): Promise<ApiError | null> {
+    const answered = await asked;
     if (answered.ok) this.take({ event: 'document', data: answered.value });
+    return answered.ok ? null : answered.error;
+  }
+
+  /** Holds the whole queue, or goes on with it. */
+  async holdQueue(isHeld: boolean): Promise<ApiError | null> {
+    const answered = await api.holdQueue(isHeld);
+    return answered.ok ? null : answered.error;
+  }
+
+  async retryFailed(): Promise<ApiError | null> {
+    const answered = await api.retryFailed();
+    if (answered.ok) this.#reloadSoon();
     return answered.ok ? null : answered.error;
   }
 

@@ -1,11 +1,23 @@
 /** Hash routes: they work under any path prefix and need no rule in a web server. */
 
-export type Route = { name: 'home' } | { name: 'chat'; id: string } | { name: 'documents' };
+export type Route =
+  | { name: 'home' }
+  | { name: 'chat'; id: string }
+  /** The library; with an id that document is open beside it, at a chunk where one is named. */
+  | { name: 'documents'; id?: string; chunkId?: string }
+  | { name: 'evals'; id?: string };
 
 export function parseRoute(hash: string): Route {
-  const [, first, second] = hash.replace(/^#/, '').split('/');
+  const [path = '', query] = hash.replace(/^#/, '').split('?');
+  const [, first, second] = path.split('/');
   if (first === 'c' && second) return { name: 'chat', id: decodeURIComponent(second) };
+  if (first === 'docs' && second) {
+    const chunkId = new URLSearchParams(query).get('chunk');
+    const id = decodeURIComponent(second);
+    return chunkId ? { name: 'documents', id, chunkId } : { name: 'documents', id };
+  }
   if (first === 'docs') return { name: 'documents' };
+  if (first === 'evals') return second ? { name: 'evals', id: decodeURIComponent(second) } : { name: 'evals' };
   return { name: 'home' };
 }
 

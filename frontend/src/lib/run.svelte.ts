@@ -80,6 +80,7 @@ export class Run {
         return false;
       case 'sources':
         this.#message.sources = event.data.sources;
+        this.#message.query = event.data.query;
         return false;
       case 'token':
         this.#pending += event.data.text;

@@ -8,9 +8,14 @@ export type JobStage =
   | 'chunking'
   | 'embedding'
   | 'storing'
+  | 'paused'
   | 'done'
   | 'failed'
+  | 'quarantined'
   | 'cancelled';
+
+/** What searches can be narrowed by. */
+export type Metadata = Record<string, string | number | boolean>;
 
 export interface ErrorBody {
   code: string;
@@ -39,6 +44,7 @@ export interface DocumentOut {
   name: string;
   title: string;
   media_type: string;
+  content_hash: string;
   num_bytes: number;
   status: DocumentStatus;
   stage: JobStage;
@@ -48,6 +54,7 @@ export interface DocumentOut {
   num_chunks: number;
   created_at: string;
   updated_at: string;
+  metadata: Metadata;
 }
 
 export interface DocumentPage {
@@ -82,6 +89,14 @@ export interface DocumentTextOut {
   title: string;
   media_type: string;
   text: string;
+}
+
+export interface QueueOut {
+  is_paused: boolean;
+}
+
+export interface RetriedOut {
+  num_queued: number;
 }
 
 export interface CollectionOut {
@@ -147,6 +162,7 @@ export interface MessageOut {
   sources: SourceOut[];
   citations: CitationOut[];
   is_refusal: boolean;
+  query: string;
   generator: GeneratorOut | null;
   timings: TimingsOut;
   usage: UsageOut;
@@ -212,9 +228,41 @@ export interface StatusOut {
   num_pending: number;
   num_failed: number;
   num_chunks: number;
+  is_queue_paused: boolean;
   max_upload_bytes: number;
   upload_suffixes: string[];
   sample_questions: Record<LanguageCode, string[]>;
+}
+
+export interface EvalOut {
+  id: string;
+  name: string;
+  generator: string;
+  state: 'running' | 'done' | 'failed' | 'cancelled';
+  num_questions: number;
+  num_done: number;
+  figures: Record<string, number>;
+  error: string | null;
+  created_at: string;
+  finished_at: string | null;
+}
+
+export interface JudgedOut {
+  question: string;
+  is_answerable: boolean;
+  is_refusal: boolean;
+  exact_match: number | null;
+  f1: number | null;
+  holds_answer: number | null;
+  citation_precision: number | null;
+  citation_recall: number | null;
+  confidence: number | null;
+  first_token_s: number | null;
+  seconds: number;
+}
+
+export interface EvalDetail extends EvalOut {
+  questions: JudgedOut[];
 }
 
 /** The events of one answer, as `GET /api/runs/{id}/events` names them. */

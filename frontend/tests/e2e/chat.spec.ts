@@ -202,7 +202,9 @@ test('keys: new question, inspection, the list of keys', async ({ page }) => {
   await ask(page, 'Can annual leave be carried over?');
   await isComplete(page);
   await page.keyboard.press('Control+i');
-  await expect(page.getByRole('complementary', { name: 'How this answer was made' })).toBeVisible();
+  const inspection = page.getByRole('complementary', { name: 'How this answer was made' });
+  await expect(inspection).toContainText('Searched forCan annual leave be carried over?');
+  await expect(inspection).toContainText('rerank');
   await page.keyboard.press('Control+i');
   await expect(page.getByRole('complementary')).toHaveCount(0);
   await page.keyboard.press('Control+k');

@@ -132,3 +132,69 @@ test('an empty library is a big drop area', async ({ page, fake }) => {
   await page.locator('input[type=file]').setInputFiles([file('First.md')]);
   await expect(page.getByRole('row').filter({ hasText: 'First.md' })).toContainText('12 passages');
 });
+
+test('a document that is being read can be paused, taken up again and cancelled', async ({ page, fake }) => {
+  await fake.options({ stageMs: 60_000 });
+  await page.locator('input[type=file]').first().setInputFiles([file('Long report.pdf')]);
+  const row = page.getByRole('row').filter({ hasText: 'Long report.pdf' });
+  await row.hover();
+  await row.getByRole('button', { name: 'Pause Long report.pdf' }).click();
+  await expect(row).toContainText('Paused');
+  expect(await violations(page)).toEqual([]);
+  await row.getByRole('button', { name: 'Go on with Long report.pdf' }).click();
+  await expect(row.getByRole('progressbar')).toBeVisible();
+  await row.hover();
+  await row.getByRole('button', { name: 'Cancel Long report.pdf' }).click();
+  await expect(row).toContainText('cancelled before it was finished');
+});
+
+test('a document that was read in part says what was not', async ({ page }) => {
+  const row = page.getByRole('row').filter({ hasText: 'Employee Handbook.pdf' });
+  await expect(row).toContainText('passages');
+  await expect(row).toContainText('1 of 96 pages are damaged and were not read: 7');
+  expect(await violations(page)).toEqual([]);
+});
+
+test('the queue is held and goes on, and all that failed is tried again', async ({ page, fake }) => {
+  await fake.options({ stageMs: 60_000 });
+  await page.locator('input[type=file]').first().setInputFiles([file('Long report.pdf')]);
+  const queue = page.getByRole('group', { name: 'Reading of new documents' });
+  await queue.getByRole('button', { name: 'Hold the queue' }).click();
+  await expect(queue).toContainText('On hold');
+  expect(await violations(page)).toEqual([]);
+  await queue.getByRole('button', { name: 'Go on reading' }).click();
+  await expect(queue).not.toContainText('On hold');
+  await queue.getByRole('button', { name: 'Try all failed again' }).click();
+  await expect(page.getByRole('button', { name: 'Failed 0' })).toBeVisible();
+});
+
+test('a link from elsewhere opens its document at the chunk', async ({ page }) => {
+  await page.goto('/#/docs/policy?chunk=c2');
+  const panel = page.getByRole('complementary', { name: 'Source' });
+  await expect(panel.locator('mark')).toContainText('Unused leave may be carried over');
+  await page.goto('/#/docs/policy?chunk=replaced');
+  await expect(panel).toContainText('Leave policy.md');
+  await page.goto('/#/docs/nothere');
+  await expect(page.getByText('The document that the link names could not be opened.')).toBeVisible();
+  expect(await violations(page)).toEqual([]);
+});
+
+test('an index for another model is made, judged, switched to and left again', async ({ page, fake }) => {
+  await fake.options({ index: 'unfit' });
+  await page.reload();
+  const index = page.getByRole('region', { name: 'Search index' });
+  await expect(index).toContainText('40 % of the passages are in Chinese');
+  expect(await violations(page)).toEqual([]);
+  await index.getByRole('button', { name: 'Switch to intfloat/multilingual-e5-small' }).click();
+  await expect(index).toContainText('is being made; the present one answers. 88 of 128 documents, 2,100 passages.');
+  await index.getByRole('button', { name: 'Give it up' }).click();
+  await expect(index).toContainText('40 % of the passages');
+  await fake.options({ index: 'warning' });
+  await page.reload();
+  await expect(index).toContainText('It finds 82 % of 50 test questions, the present one 96 %.');
+  expect(await violations(page)).toEqual([]);
+  await index.getByRole('button', { name: 'Switch to it all the same' }).click();
+  await expect(index).toContainText('Search index: intfloat/multilingual-e5-small');
+  await index.getByRole('button', { name: 'Go back to it' }).click();
+  await expect(index).toContainText('Search index: all-MiniLM-L6-v2');
+});

@@ -12,6 +12,7 @@ export function makeMessage(change: Partial<MessageOut> = {}): MessageOut {
     sources: [],
     citations: [],
     is_refusal: false,
+    query: '',
     generator: null,
     timings: { retrieved_s: null, first_token_s: null, finished_s: null },
     usage: { num_prompt_tokens: 0, num_completion_tokens: 0 },
@@ -52,6 +53,7 @@ export function makeDocument(change: Partial<DocumentOut> = {}): DocumentOut {
     name: 'a.md',
     title: 'a',
     media_type: 'text/markdown',
+    content_hash: 'aa',
     num_bytes: 10,
     status: 'ready',
     stage: 'done',
@@ -61,6 +63,7 @@ export function makeDocument(change: Partial<DocumentOut> = {}): DocumentOut {
     num_chunks: 2,
     created_at: '2026-01-01T00:00:00Z',
     updated_at: '2026-01-01T00:00:00Z',
+    metadata: {},
     ...change,
   };
 }

@@ -13,6 +13,7 @@ export function makeMessage(world, chatId, role, content, change = {}) {
     sources: [],
     citations: [],
     is_refusal: false,
+    query: '',
     generator: null,
     timings: NO_TIMES,
     usage: { num_prompt_tokens: 0, num_completion_tokens: 0 },
@@ -29,6 +30,7 @@ function script(question) {
   const language = /[一-鿿]/.test(question) ? 'zh' : 'en';
   const base = ANSWERS[language];
   return {
+    query: question,
     text: question.includes('long') ? `${base}\n${ANSWERS.code}`.repeat(14) : question.includes('code') ? `${base}\n${ANSWERS.code}` : base,
     language,
     isRefusal: /moon|月球/.test(question),
@@ -50,9 +52,9 @@ async function play(world, run, plan) {
   const sources = makeSources();
   emit(run, 'stage', { name: 'retrieving', num_sources: 0 });
   await sleep(120);
-  run.message.sources = sources;
+  Object.assign(run.message, { sources, query: plan.query });
   emit(run, 'stage', { name: 'reading', num_sources: sources.length });
-  emit(run, 'sources', { query: 'q', sources });
+  emit(run, 'sources', { query: plan.query, sources });
   await sleep(plan.isSilent ? 10_500 : 150);
   emit(run, 'stage', { name: 'writing', num_sources: sources.length });
   const text = plan.isRefusal ? '' : plan.text;

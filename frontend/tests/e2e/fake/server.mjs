@@ -5,7 +5,7 @@ import { createServer } from 'node:http';
 import { readFile } from 'node:fs/promises';
 import { extname, join, normalize } from 'node:path';
 import { makeMessage, startRun, stopRun, streamRun } from './runs.mjs';
-import { HANDBOOK, POLICY_TEXT, World } from './world.mjs';
+import { HANDBOOK, makeSources, POLICY_TEXT, World } from './world.mjs';
 
 const PORT = Number(process.argv[2] ?? 8310);
 const DIST = new URL('../../../dist/', import.meta.url).pathname;
@@ -30,18 +30,64 @@ const startStream = (response) => {
 
 const ROUTES = [
   ['GET', /^status$/, ({ response }) => send(response, 200, world.status())],
+  ['POST', /^index\/(rebuild|switch|rollback)$/, ({ response, match }) => {
+    world.options.index = { rebuild: 'building', switch: 'switched', rollback: 'unfit' }[match[1]];
+    send(response, 200, world.indexes());
+  }],
+  ['DELETE', /^index\/(build|previous)$/, ({ response, match }) => {
+    world.options.index = match[1] === 'build' ? 'unfit' : '';
+    send(response, 204, null);
+  }],
+  ['GET', /^index$/, ({ response }) => send(response, 200, world.indexes())],
   ['GET', /^collections$/, ({ response }) => send(response, 200, [{ id: 'default', name: 'default', num_documents: world.documents.length, created_at: '2026-01-01T00:00:00Z' }])],
   ['GET', /^documents$/, listDocuments],
   ['POST', /^documents$/, upload],
   ['GET', /^documents\/events$/, libraryEvents],
   ['GET', /^documents\/(\w+)\/file$/, documentFile],
   ['GET', /^documents\/(\w+)\/text$/, documentText],
+  ['GET', /^documents\/(\w+)\/chunks\/(\w+)$/, ({ response, match }) =>
+    match[2] === 'c2' ? send(response, 200, makeSources()[1]) : fail(response, 404, 'not_found', `no chunk ${match[2]}`)],
+  ['GET', /^documents\/(\w+)$/, withDocument(({ response, document }) => send(response, 200, detailed(document)))],
   ['POST', /^documents\/(\w+)\/reindex$/, withDocument(({ response, document }) => {
     world.documents = world.documents.filter((item) => item !== document);
     const again = world.ingest(document.name, document.num_bytes);
     again.id = document.id;
     send(response, 202, detailed(again));
   })],
+  ['POST', /^documents\/(\w+)\/pause$/, withDocument(({ response, document }) => {
+    world.update(document, { status: 'queued', stage: 'paused', progress: 0 });
+    send(response, 200, detailed(document));
+  })],
+  ['POST', /^documents\/(\w+)\/cancel$/, withDocument(({ response, document }) => {
+    world.update(document, { status: 'failed', stage: 'cancelled', error: 'cancelled before it was finished: retry it when it is wanted' });
+    send(response, 200, detailed(document));
+  })],
+  ['GET', /^evals$/, ({ response }) => send(response, 200, world.evals.map(({ questions, ...item }) => item))],
+  ['POST', /^evals$/, ({ response, body }) => {
+    const id = world.id('eval');
+    const questions = body.questions.map((item) => ({ question: item.question, is_answerable: item.answerable, is_refusal: false, exact_match: null, f1: null, holds_answer: item.answers.length ? 1 : null, citation_precision: 1, citation_recall: item.documents.length ? 1 : null, confidence: null, first_token_s: 0.1, seconds: 0.4 }));
+    const figures = { holds_answer: 1, citation_precision: 1, answered: 1, refused_unanswerable: 0, median_s: 0.4 };
+    const item = { id, name: body.name, generator: 'fake', state: 'done', num_questions: questions.length, num_done: questions.length, figures, error: null, created_at: new Date().toISOString(), finished_at: null, questions };
+    world.evals.unshift(item);
+    send(response, 202, item);
+  }],
+  ['GET', /^evals\/(\w+)$/, ({ response, match }) => {
+    const found = world.evals.find((item) => item.id === match[1]);
+    return found ? send(response, 200, found) : fail(response, 404, 'not_found', `no evaluation ${match[1]}`);
+  }],
+  ['DELETE', /^evals\/(\w+)$/, ({ response, match }) => {
+    world.evals = world.evals.filter((item) => item.id !== match[1]);
+    send(response, 204, null);
+  }],
+  ['POST', /^jobs\/(pause|resume)$/, ({ response, match }) => {
+    world.isPaused = match[1] === 'pause';
+    send(response, 200, { is_paused: world.isPaused });
+  }],
+  ['POST', /^jobs\/retry$/, ({ response }) => {
+    const failed = world.documents.filter((item) => item.stage === 'failed');
+    for (const document of failed) world.update(document, { status: 'queued', stage: 'queued', progress: 0, error: null });
+    send(response, 200, { num_queued: failed.length });
+  }],
   ['DELETE', /^documents\/(\w+)$/, withDocument(({ response, document }) => {
     world.documents = world.documents.filter((item) => item !== document);
     world.changed('removed', { id: document.id });

@@ -20,6 +20,7 @@ export const POLICY_TEXT = [
   'Questions go to the people team.',
 ].join('\n\n') + '\n';
 
+const MULTILINGUAL = 'intfloat/multilingual-e5-small';
 const SUFFIXES = ['.csv', '.docx', '.html', '.md', '.pdf', '.pptx', '.txt', '.xlsx'];
 const SAMPLES = {
   en: ['Can annual leave be carried over?', 'How early must sick leave be reported?', 'Who approves travel expenses?'],
@@ -35,6 +36,8 @@ export class World {
     this.chats = [];
     this.runs = new Map();
     this.listeners = new Set();
+    this.isPaused = false;
+    this.evals = [];
     this.faults = { ask: null, cutAfter: 0, down: false, apiKey: null };
     this.requests = [];
     if (this.options.chats) this.chats = makeChats();
@@ -42,6 +45,30 @@ export class World {
 
   id(prefix) {
     return `${prefix}${this.nextId++}`;
+  }
+
+  indexes() {
+    const embedding_model = 'all-MiniLM-L6-v2';
+    const counts = { num_documents: this.documents.length, num_missing: 0, num_failed: 0, num_chunks: 4211 };
+    const times = { created_at: '2026-01-01T00:00:00Z', switched_at: null };
+    const spec = { name: 'folio_minilm_384', embedding_model, dimension: 384, chunker: 'structure-1-200-0' };
+    const made = { ...counts, ...times, switches_itself: false, recall: null, reason: null };
+    const serving = { ...spec, ...made, state: 'serving' };
+    const rest = { models: [embedding_model, MULTILINGUAL], multilingual_model: MULTILINGUAL, cjk_share: 0.4, is_model_unfit: true };
+    const other = { ...made, ...spec, name: 'folio_e5_384', embedding_model: MULTILINGUAL };
+    const recall = { num_queries: 50, k: 5, tolerance: 0.05, serving: 0.96, built: 0.82 };
+    switch (this.options.index) {
+      case 'unfit':
+        return { indexes: [serving], ...rest };
+      case 'building':
+        return { indexes: [serving, { ...other, state: 'building', num_missing: 40, num_chunks: 2100 }], ...rest };
+      case 'warning':
+        return { indexes: [serving, { ...other, state: 'warning', recall, reason: 'it finds 14 points less than the present one' }], ...rest };
+      case 'switched':
+        return { indexes: [{ ...other, state: 'serving' }, { ...serving, state: 'previous' }], ...rest, is_model_unfit: false };
+      default:
+        return { indexes: [serving], models: [embedding_model], multilingual_model: null, cjk_share: 0, is_model_unfit: false };
+    }
   }
 
   status() {
@@ -66,6 +93,7 @@ export class World {
       num_pending: count('queued', 'processing'),
       num_failed: count('failed'),
       num_chunks: 4211,
+      is_queue_paused: this.isPaused,
       max_upload_bytes: 5_000_000,
       upload_suffixes: SUFFIXES,
       sample_questions: SAMPLES,
@@ -82,13 +110,18 @@ export class World {
     this.documents.unshift(document);
     const stages = [['parsing', 0.1], ['chunking', 0.3], ['embedding', 0.5], ['embedding', 0.8], ['storing', 0.95]];
     stages.forEach(([stage, progress], index) => {
-      setTimeout(() => this.update(document, { status: 'processing', stage, progress }), ms * (index + 1));
+      setTimeout(() => this.advance(document, { status: 'processing', stage, progress }), ms * (index + 1));
     });
     const end = name.includes('broken')
       ? { status: 'failed', stage: 'failed', error: 'page 3 is encrypted: remove the password and upload it again' }
       : { status: 'ready', stage: 'done', progress: 1, num_chunks: 12, num_pages: 3, error: null };
-    setTimeout(() => this.update(document, end), ms * (stages.length + 1));
+    setTimeout(() => this.advance(document, end), ms * (stages.length + 1));
     return document;
+  }
+
+  /** The next step of a document, unless it was paused or cancelled meanwhile. */
+  advance(document, change) {
+    if (document.stage !== 'paused' && document.stage !== 'cancelled') this.update(document, change);
   }
 
   update(document, change) {
@@ -117,13 +150,14 @@ function makeDocument(id, name, change = {}) {
     num_chunks: 42,
     created_at: '2026-03-02T09:14:00Z',
     updated_at: '2026-03-02T09:14:00Z',
+    metadata: {},
     ...change,
   };
 }
 
 function makeDocuments(count) {
   const documents = [
-    makeDocument('handbook', '员工手册 Employee Handbook.pdf', { num_bytes: 2_411_000 }),
+    makeDocument('handbook', '员工手册 Employee Handbook.pdf', { num_bytes: 2_411_000, error: '1 of 96 pages are damaged and were not read: 7' }),
     makeDocument('policy', 'Leave policy.md', { num_bytes: 12_800, num_chunks: 4 }),
     makeDocument('scan', 'Archive scan 1987.pdf', { status: 'failed', stage: 'failed', error: 'it holds only pictures of pages: text recognition is off', num_chunks: 0 }),
   ];
@@ -157,10 +191,10 @@ export function makeSources() {
   const start = [...POLICY_TEXT.slice(0, POLICY_TEXT.indexOf(CITED_TEXT))].length;
   const common = { heading_path: [], page: null, boxes: [], start: 0, end: 0 };
   const handbook = { document_id: 'handbook', document_name: '员工手册 Employee Handbook.pdf', document_title: '员工手册', media_type: 'application/pdf' };
-  const scores = (dense, lexical) => ({ dense, lexical, rerank: null });
+  const scores = (dense, lexical, rerank = null) => ({ dense, lexical, rerank });
   return [
-    { ...common, ...handbook, number: 1, chunk_id: 'c1', page: 2, boxes: [lineBox(2, 2)], heading_path: ['员工手册', '第三章 休假制度'], text: PDF_LINES[2], score: 0.83, scores: scores(0.71, 12.4) },
-    { ...common, number: 2, chunk_id: 'c2', document_id: 'policy', document_name: 'Leave policy.md', document_title: 'Leave policy', media_type: 'text/markdown', heading_path: ['Leave policy'], start, end: start + [...CITED_TEXT].length, text: CITED_TEXT, score: 0.71, scores: scores(0.64, 9.1) },
+    { ...common, ...handbook, number: 1, chunk_id: 'c1', page: 2, boxes: [lineBox(2, 2)], heading_path: ['员工手册', '第三章 休假制度'], text: PDF_LINES[2], score: 0.83, scores: scores(0.71, 12.4, 0.94) },
+    { ...common, number: 2, chunk_id: 'c2', document_id: 'policy', document_name: 'Leave policy.md', document_title: 'Leave policy', media_type: 'text/markdown', heading_path: ['Leave policy'], start, end: start + [...CITED_TEXT].length, text: CITED_TEXT, score: 0.71, scores: scores(0.64, 9.1, 0.62) },
     { ...common, ...handbook, number: 3, chunk_id: 'c3', page: 2, text: PDF_LINES[4], score: 0.52, scores: scores(0.5, null) },
     { ...common, ...handbook, number: 4, chunk_id: 'c4', page: 3, text: PDF_LINES[5], score: 0.31, scores: scores(null, 3.2) },
   ];

@@ -1,13 +1,17 @@
 """Compare the engine with Hugging Face `generate`: one machine, one run, the same random model.
 
-    python -m app.scripts.benchmark --shape qwen2.5-0.5b --requests 1,8
+    python -m app.scripts.benchmark speed --shape qwen2.5-0.5b --requests 1,8
+    python -m app.scripts.benchmark speed --engines auto,torch,int8,int4 --checkpoint bfloat16
 
-All requests of a row arrive at once; prompts are random tokens, greedy, no stopping. Both models
-are loaded and take turns, so that what else the machine does falls on both. Where it does much
+All requests of a row arrive at once; prompts are random tokens, greedy, no stopping. All models
+are loaded and take turns, so that what else the machine does falls on each. Where it does much
 else, compare CPU seconds with one thread.
+
+`--engines` names ways to run the engine: "auto" as it would by itself, "torch" without kernels of
+its own, "int8" and "int4" with weights made so small. `--checkpoint` is the dtype of the files,
+`--dtype` the one that both compute in.
 """
 
-import json
 import random
 import statistics
 import tempfile
@@ -21,54 +25,11 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import AutoModelForCausalLM
 
 from app.engine import LLM, SamplingParams
 from app.engine.machine import num_usable_cores
-
-SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "family": LlamaConfig,
-        "hidden_size": 256,
-        "intermediate_size": 688,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "vocab_size": 8192,
-    },
-    "smollm2-135m": {
-        "family": LlamaConfig,
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "vocab_size": 49152,
-        "tie_word_embeddings": True,
-    },
-    "qwen2.5-0.5b": {
-        "family": Qwen2Config,
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-        "vocab_size": 151936,
-        "tie_word_embeddings": True,
-    },
-    "qwen3-0.6b": {
-        "family": Qwen3Config,
-        "hidden_size": 1024,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "vocab_size": 151936,
-        "tie_word_embeddings": True,
-    },
-}
+from app.scripts.benchmark.models import SHAPES, make_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +51,17 @@ class Measurement:
 
 
 Generator = Callable[[Load], Measurement]
+# The options of `LLM` that make each way to run the engine.
+ENGINES: dict[str, dict[str, Any]] = {
+    "auto": {},
+    "torch": {"kernels": "torch"},
+    "int8": {"quantization": "int8"},
+    "int4": {"quantization": "int4"},
+}
+KV_BYTES = 2**30  # of each engine, so that several fit side by side
 
 
-def main(  # noqa: PLR0913  one argument for each option of the command
+def speed(  # noqa: PLR0913  one argument for each option of the command
     shape: Annotated[str, typer.Option(help=f"One of: {', '.join(SHAPES)}.")] = "smollm2-135m",
     requests: Annotated[str, typer.Option(help="Numbers of requests at once.")] = "1,8",
     prompt_tokens: Annotated[int, typer.Option(min=1)] = 128,
@@ -102,19 +71,22 @@ def main(  # noqa: PLR0913  one argument for each option of the command
     ] = 1,
     threads: Annotated[int, typer.Option(min=0, help="0: all usable cores.")] = 0,
     dtype: Annotated[str, typer.Option()] = "float32",
+    checkpoint: Annotated[str, typer.Option()] = "bfloat16",
+    engines: Annotated[str, typer.Option(help=f"Of: {', '.join(ENGINES)}.")] = "auto",
 ) -> None:
-    """Measure both generators side by side and print a table."""
+    """Measure the generators side by side and print a table."""
     console = Console()
     counts = [int(count) for count in requests.split(",")]
     table = _table(f"{shape}, {dtype}, prompt {prompt_tokens}, output {output_tokens}")
     with tempfile.TemporaryDirectory() as folder:
         with console.status("making a random model"):
-            make_model(Path(folder), SHAPES[shape], prompt_tokens + output_tokens, dtype)
+            make_model(Path(folder), SHAPES[shape], prompt_tokens + output_tokens, checkpoint)
         with console.status("loading"):
             generators = {
-                "engine": engine(folder, dtype, threads),
-                "hugging face": hugging_face(folder, dtype, threads),
+                f"engine {name}": engine(folder, dtype, threads, ENGINES[name])
+                for name in engines.split(",")
             }
+            generators["hugging face"] = hugging_face(folder, dtype, threads)
         vocab_size = SHAPES[shape]["vocab_size"]
         for run in generators.values():  # warm up
             run(make_load(1, prompt_tokens, 2, vocab_size, seed=0))
@@ -133,27 +105,6 @@ def main(  # noqa: PLR0913  one argument for each option of the command
     console.print(f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
 
 
-def make_model(folder: Path, shape: dict[str, Any], max_tokens: int, dtype: str) -> None:
-    """Save a model with random weights and a tokenizer of single bytes."""
-    settings = {name: value for name, value in shape.items() if name != "family"}
-    config = shape["family"](
-        **settings,
-        max_position_embeddings=max(max_tokens, 2048),
-        bos_token_id=None,
-        eos_token_id=None,
-        architectures=None,
-    )
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))  # type: ignore[no-untyped-call]  # transformers has no types here
-    model.save_pretrained(folder)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({char: i for i, char in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({}))
-
-
 def make_load(
     num_requests: int, num_prompt_tokens: int, num_output_tokens: int, vocab_size: int, seed: int
 ) -> Load:
@@ -166,9 +117,9 @@ def make_load(
     return Load(prompts, num_output_tokens)
 
 
-def engine(folder: str, dtype: str, threads: int) -> Generator:
+def engine(folder: str, dtype: str, threads: int, options: dict[str, Any]) -> Generator:
     """The engine, with continuous batching."""
-    llm = LLM(folder, dtype=dtype, num_threads=threads)  # type: ignore[arg-type]  # checked there
+    llm = LLM(folder, dtype=dtype, num_threads=threads, kv_cache_memory_bytes=KV_BYTES, **options)  # type: ignore[arg-type]  # checked there
 
     def run(load: Load) -> Measurement:
         params = SamplingParams(temperature=0, max_tokens=load.num_output_tokens, ignore_eos=True)
@@ -241,7 +192,3 @@ def _add_row(
         f"{1000 * statistics.median(measured.inter_token_s):.1f}",
         f"{measured.cpu_s:.2f}",
     )
-
-
-if __name__ == "__main__":
-    typer.run(main)
