@@ -132,8 +132,10 @@ def test_chat_answers_with_usage_and_a_finish_reason(client, llm):
 
 
 def test_stream_brings_the_same_text_in_pieces_then_usage(client):
-    whole = chat(client, **GREEDY)
-    chunks = list(chat(client, stream=True, stream_options={"include_usage": True}, **GREEDY))
+    # Long enough that no reader, however slow, gets all of it as one piece.
+    wanted = {"max_tokens": 200} | GREEDY
+    whole = chat(client, **wanted)
+    chunks = list(chat(client, stream=True, stream_options={"include_usage": True}, **wanted))
     assert chunks[0].choices[0].delta.role == "assistant"
     texts = [c.choices[0].delta.content or "" for c in chunks if c.choices]
     assert "".join(texts) == whole.choices[0].message.content

@@ -144,7 +144,7 @@ async def test_slow_reader_gets_the_whole_text_in_few_states(llm):
 
 
 async def test_outputs_hold_all_or_the_news_or_come_at_the_end_alone(llm):
-    params = dataclasses.replace(GREEDY, n=2, temperature=1, seed=3, logprobs=0)
+    params = dataclasses.replace(GREEDY, n=2, temperature=1, seed=3, logprobs=0, max_tokens=100)
     kinds = {}
     for kind in RequestOutputKind:
         wanted = dataclasses.replace(params, output_kind=kind)
