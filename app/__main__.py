@@ -19,8 +19,10 @@ from app import log
 from app.config import Settings, example_env
 from app.errors import FolioError
 from app.startup import Progress
+from app.user_commands import users_cli
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, help="Folio, a RAG appliance.")
+cli.add_typer(users_cli, name="users")
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 logger = logging.getLogger("app")
 CANNOT_START = 2
@@ -32,6 +34,7 @@ class Services(Protocol):
     """What a start needs to know of the services of either role."""
 
     progress: Progress
+    setup_code: str | None
     is_settled: threading.Event
     is_stopping: threading.Event
 
@@ -188,6 +191,8 @@ def _announce(services: Services, server: Server, url: str) -> None:
         server.should_exit = True
     elif not services.is_stopping.is_set():
         _say(f"Folio is ready: {url}  (Ctrl-C stops it)")
+        if services.setup_code:
+            _say(f"Nobody has an account yet. Make the first one there: {services.setup_code}")
 
 
 def _url(host: str, port: int) -> str:

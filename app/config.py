@@ -40,7 +40,17 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field("text", description="One line per event, or JSON.")
     api_key: SecretStr | None = Field(
-        None, description="When set, every call under /api and /v1 needs this bearer token."
+        None,
+        description="When set, every call under /api and /v1 needs this bearer token; with "
+        "FOLIO_AUTH=users it is an administrator's, for programs.",
+    )
+    auth: Literal["off", "users"] = Field(
+        "off",
+        description="off: whoever reaches Folio may use everything. users: everyone logs in, and "
+        "sees the knowledge bases that are shared with them.",
+    )
+    session_days: int = Field(
+        30, ge=1, le=365, description="Days after which a browser that was not used logs out."
     )
     allowed_hosts: str = Field(
         "",

@@ -189,6 +189,7 @@ class Collection:
     name: str
     created_at: datetime
     num_documents: int = 0
+    owner_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +242,14 @@ class IncomingFile:
 
 
 @dataclass(frozen=True, slots=True)
+class RemovedDocument:
+    """A document that is gone, and where it was."""
+
+    id: str
+    collection_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class AddResult:
     """What adding a file did; "unchanged" queued nothing."""
 
@@ -269,6 +278,7 @@ class StoredFile:
     content_hash: str
     num_bytes: int
     created_at: datetime
+    owner_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,20 +449,105 @@ class SearchScope:
         """Whether nothing can be found."""
         return self.collection_ids == () or self.document_ids == ()
 
-    @classmethod
-    def of(cls, wanted: Sequence[str], filter: MetadataFilter | None = None) -> "SearchScope":
-        """Read a request's list, where nothing chosen means every collection."""
-        return cls(tuple(wanted) or None, filter)
-
 
 EVERYWHERE = SearchScope()
+
+
+Role = Literal["admin", "member"]
+AccessRole = Literal["reader", "editor", "owner"]
+RANKS: Mapping[AccessRole, int] = {"reader": 1, "editor": 2, "owner": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A person with an account."""
+
+    id: str
+    name: str
+    role: Role
+    is_active: bool
+    created_at: datetime
+    last_seen_at: datetime | None = None
+    group_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Users to whom knowledge bases are shared together."""
+
+    id: str
+    name: str
+    user_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A user's key for programs: all of it that is known after it was shown."""
+
+    id: str
+    name: str
+    prefix: str
+    created_at: datetime
+    last_used_at: datetime | None
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A right to use a knowledge base; `id` is None for everyone."""
+
+    kind: Literal["user", "group", "everyone"]
+    id: str | None
+    role: Literal["reader", "editor"]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who asks, and what they may use.
+
+    `user_id` is None where there are no accounts, and empty for the holder of FOLIO_API_KEY.
+    `roles` are those in single knowledge bases; an administrator is the owner of all.
+    """
+
+    user_id: str | None
+    is_admin: bool
+    roles: Mapping[str, AccessRole] = field(default_factory=dict)
+
+    def role_in(self, collection_id: str) -> AccessRole | None:
+        """What may be done in a knowledge base; None where it must look as if it were not there."""
+        return "owner" if self.is_admin else self.roles.get(collection_id)
+
+    def may(self, wanted: AccessRole, collection_id: str) -> bool:
+        """Whether the role there is this one, or more."""
+        role = self.role_in(collection_id)
+        return role is not None and RANKS[role] >= RANKS[wanted]
+
+    def collections(self, wanted: AccessRole) -> tuple[str, ...] | None:
+        """The knowledge bases with this role or more; None for all there are, empty for none."""
+        if self.is_admin:
+            return None
+        return tuple(sorted(id for id in self.roles if self.may(wanted, id)))
+
+    def scope(self, wanted: Sequence[str], filter: MetadataFilter | None = None) -> SearchScope:
+        """Where a search may look that asks for these knowledge bases, or for none in particular.
+
+        What may not be read is left out, and nothing left is nowhere: never everywhere.
+        """
+        readable = self.collections("reader")
+        if not wanted:
+            return SearchScope(readable, filter)
+        return SearchScope(tuple(id for id in wanted if self.may("reader", id)), filter)
+
+
+WITHOUT_ACCOUNTS = Access(user_id=None, is_admin=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a user asks: the last user message, the turns before it, and where to look.
 
-    `language` is the answer's; None follows the question.
+    `language` is the answer's; None follows the question. `tenant` is who shares the engine
+    fairly with others: a user, or empty.
     """
 
     text: str
@@ -461,6 +556,7 @@ class Question:
     language: Language | None = None
     max_tokens: int | None = None
     temperature: float | None = None
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -476,6 +572,7 @@ class GenerationRequest:
     """What a generator gets: the rendered messages, and the pieces they were made from.
 
     The extractive generator works from `question` and `sources`, language models from `messages`.
+    `tenant` is whose it is, see `Question`.
     """
 
     messages: tuple[Message, ...]
@@ -484,6 +581,7 @@ class GenerationRequest:
     language: Language
     max_tokens: int
     temperature: float
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,7 @@ class EngineService:
     load: Callable[["EngineService"], ServedModel]
     drain_s: float
     served: ServedModel | None = None
+    setup_code: str | None = None  # the role has no accounts
     closing: ExitStack = field(default_factory=ExitStack)
     progress: Progress = field(default_factory=lambda: Progress("starting", "starting"))
     is_stopping: threading.Event = field(default_factory=threading.Event)

@@ -4,6 +4,8 @@ FolioError
 ├── InvalidInput          a value that the caller can correct
 │   ├── UnsupportedFormat a file type that no parser reads
 │   └── TooLarge          a file or prompt over its limit
+├── Unauthorized          nobody that we know: log in, or send a key
+├── Forbidden             there, but not for whoever asks
 ├── NotFound              an id that does not exist
 ├── Conflict              the thing exists already, or is busy
 │   └── LeaseLost         a job was cancelled, replaced or taken by another worker
@@ -41,6 +43,18 @@ class TooLarge(InvalidInput):
     """A file, a prompt or a request over its limit."""
 
     code = "too_large"
+
+
+class Unauthorized(FolioError):
+    """Nobody that we know: the session, key or password is missing or wrong."""
+
+    code = "unauthorized"
+
+
+class Forbidden(FolioError):
+    """Something that is there, but not for whoever asks, or that another site asked for."""
+
+    code = "forbidden"
 
 
 class NotFound(FolioError):

@@ -29,6 +29,7 @@ def create_generate_app(settings: Settings, service: EngineService | None = None
     service = service or build_engine_service(settings)
     app.state.services = service
     app.state.drain = service.drain
+    app.state.accounts = None  # this role knows one key at most
     app.state.api_key = settings.api_key.get_secret_value() if settings.api_key else None
     app.state.allowed_hosts = parse_hosts(settings.allowed_hosts)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)

@@ -9,6 +9,7 @@ from fastapi import Depends, FastAPI
 
 from app import __version__
 from app.api import (
+    account_routes,
     chat_routes,
     collection_routes,
     document_routes,
@@ -23,11 +24,13 @@ from app.api import (
     rerank_routes,
     run_routes,
     search_routes,
+    sharing_routes,
     status_routes,
+    user_routes,
     vector_store_routes,
 )
 from app.api.frontend import SECURITY_HEADERS, mount_frontend
-from app.api.guards import parse_hosts, refuse_other_sites, require_api_key
+from app.api.guards import get_access, parse_hosts, refuse_other_sites, require_admin
 from app.api.mcp_routes import McpApp
 from app.api.middleware import BodyLimit, DefaultHeaders, HttpMetrics
 from app.api.runs import Runs
@@ -43,13 +46,14 @@ PROTECTED = (
     status_routes.router,
     collection_routes.router,
     document_routes.router,
-    index_routes.router,
     job_routes.router,
     search_routes.router,
     chat_routes.router,
     run_routes.router,
-    evaluation_routes.router,
+    account_routes.own,
+    sharing_routes.router,
 )
+ADMIN = (index_routes.router, evaluation_routes.router, user_routes.router)
 OPENAI = (
     openai_routes.router,
     embedding_routes.router,
@@ -63,6 +67,7 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     """The application; services that are handed in are started and closed by it all the same."""
     app = create_routes()
     app.state.services = services or build_services(settings)
+    app.state.accounts = app.state.services.accounts
     app.state.api_key = settings.api_key.get_secret_value() if settings.api_key else None
     app.state.allowed_hosts = parse_hosts(settings.allowed_hosts)
     app.state.drain = partial(drain, app)
@@ -86,7 +91,14 @@ def create_routes() -> FastAPI:
     )
     errors.install(app)
     app.include_router(status_routes.probes)
-    guards = [Depends(refuse_other_sites), Depends(require_api_key)]
+    site = Depends(refuse_other_sites)
+    app.include_router(
+        account_routes.entrance, dependencies=[site], responses=errors.ERROR_RESPONSES
+    )
+    guards = [site, Depends(get_access)]
+    for router in ADMIN:
+        admin = [*guards, Depends(require_admin)]
+        app.include_router(router, dependencies=admin, responses=errors.ERROR_RESPONSES)
     for router in PROTECTED:
         app.include_router(router, dependencies=guards, responses=errors.ERROR_RESPONSES)
     app.include_router(mcp_routes.router, dependencies=guards)

@@ -56,16 +56,22 @@ def add_manual(
 
 
 def sample_questions(
-    documents: DocumentRepository, collections: CollectionRepository, folder: Path | None
+    documents: DocumentRepository,
+    collections: CollectionRepository,
+    folder: Path | None,
+    within: Sequence[str] | None = None,
 ) -> Mapping[Language, Sequence[str]]:
-    """The manual's own questions where it can be asked, else questions about document titles."""
-    if folder and _manual_is_ready(documents, collections):
+    """The manual's own questions where it can be asked, else questions about document titles.
+
+    Only collections in `within` are told of; None for all.
+    """
+    if folder and _manual_is_ready(documents, collections, within):
         try:
             questions = json.loads((folder / QUESTIONS_FILE).read_text(encoding="utf-8"))
             return {language: list(questions[language]) for language in TITLE_QUESTIONS}
         except (OSError, ValueError, KeyError) as error:
             logger.warning("manual has no sample questions reason=%r", error)
-    titles = documents.sample_titles(NUM_TITLES)
+    titles = documents.sample_titles(NUM_TITLES, within=within)
     return {
         language: [template.format(title=title) for title in titles]
         for language, template in TITLE_QUESTIONS.items()
@@ -80,10 +86,16 @@ def _pages(folder: Path, suffixes: AnyOf[str]) -> list[Path]:
     ]
 
 
-def _manual_is_ready(documents: DocumentRepository, collections: CollectionRepository) -> bool:
+def _manual_is_ready(
+    documents: DocumentRepository,
+    collections: CollectionRepository,
+    within: Sequence[str] | None,
+) -> bool:
     try:
         manual = collections.by_name(COLLECTION)
     except NotFound:
+        return False
+    if within is not None and manual.id not in within:
         return False
     counts = documents.counts(manual.id)
     return counts.num_ready > 0 and counts.num_pending == 0

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
+from app.accounts import Accounts
 from app.db.chats import ChatRepository
 from app.db.chunks import ChunkRepository
 from app.db.collections import CollectionRepository
@@ -100,13 +101,17 @@ class Services:
 
     `load` fills the parts in, reports progress, and pushes onto `closing` how to let go of each.
     A replaced `pipeline` serves new questions; running answers keep the one they have.
+    `accounts` is None where nobody logs in; `setup_code` makes the first one. `sample_questions`
+    are about the collections that it is given, None for all.
     """
 
     records: Records
     limits: Limits
     load: Callable[["Services"], None]
-    sample_questions: Callable[[], Mapping[Language, Sequence[str]]]
+    sample_questions: Callable[[Sequence[str] | None], Mapping[Language, Sequence[str]]]
     upload_dir: Path
+    accounts: Accounts | None = None
+    setup_code: str | None = None
     embedder: Embedder | None = None
     store: VectorStore | None = None
     processor: DocumentProcessor | None = None
@@ -149,10 +154,9 @@ class Services:
             raise Starting(f"still starting: {self.progress.detail}")
         return part
 
-    def require_collections(self, collection_ids: Sequence[str]) -> None:
-        """Raise NotFound for an id that names no knowledge base. Blocks."""
-        for collection_id in collection_ids:
-            self.records.collections.get(collection_id)
+    def require_processor(self) -> DocumentProcessor:
+        """The part that takes documents, or Starting."""
+        return self.require(self.processor)
 
     def checks(self) -> list[Check]:
         """Ask each dependency whether it works; the answers hold `CHECKS_HOLD_S`. Blocks.

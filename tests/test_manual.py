@@ -88,5 +88,5 @@ def test_questions_of_the_manual_are_suggested_when_it_is_ready(home, monkeypatc
     monkeypatch.setattr(home.documents, "counts", lambda collection_id: ready)
     assert home.questions() == QUESTIONS
     (home.manual / "sample_questions.json").write_text("broken")
-    monkeypatch.setattr(home.documents, "sample_titles", lambda limit: ["Intro"])
+    monkeypatch.setattr(home.documents, "sample_titles", lambda limit, within: ["Intro"])
     assert home.questions() == {"en": ["What does “Intro” say?"], "zh": ["《Intro》讲了什么？"]}

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from app.api.filters import read_filter
+from app.api.permitted import Permitted
 from app.api.runs import Outcome, Runs
 from app.api.schemas import MessageIn
-from app.domain import Chat, ChatMessage, Message, Question, SearchScope
+from app.domain import Chat, ChatMessage, Message, MetadataFilter, Question, SearchScope
 from app.errors import NotFound
 from app.services import Services
 
@@ -16,13 +17,14 @@ MAX_TITLE_CHARACTERS = 60
 
 
 async def ask(
-    services: Services, runs: Runs, chat: Chat, wanted: MessageIn
+    permitted: Permitted, runs: Runs, chat: Chat, wanted: MessageIn
 ) -> tuple[ChatMessage, ChatMessage]:
     """Store the question and its running answer, and start the run that writes it."""
+    services = permitted.services
     pipeline = services.require(services.pipeline)
-    scope = SearchScope.of(chat.collection_ids, read_filter(wanted.filters))
+    scope = await asyncio.to_thread(_scope, permitted, chat, read_filter(wanted.filters))
     generator = services.require(services.generator).info
-    run = runs.open(generator, chat.id)
+    run = runs.open(generator, chat.id, permitted.owner)
     chats = services.records.chats
     try:
         asked, answer = await asyncio.to_thread(
@@ -31,7 +33,13 @@ async def ask(
     except BaseException:
         runs.discard(run)
         raise
-    question = Question(wanted.text, history_of(chat.messages), scope, wanted.language)
+    question = Question(
+        text=wanted.text,
+        history=history_of(chat.messages),
+        scope=scope,
+        language=wanted.language,
+        tenant=permitted.owner,
+    )
 
     async def keep(outcome: Outcome) -> ChatMessage:
         return await asyncio.to_thread(
@@ -71,16 +79,16 @@ def title_of(question: str) -> str:
 def _store_question(
     services: Services, chat: Chat, text: str, run_id: str
 ) -> tuple[ChatMessage, ChatMessage]:
-    _require_collections(services, chat)
     if not chat.title:
         services.records.chats.rename(chat.id, title_of(text))
     return services.records.chats.add_question_and_answer(chat.id, text, run_id)
 
 
-def _require_collections(services: Services, chat: Chat) -> None:
+def _scope(permitted: Permitted, chat: Chat, filter: MetadataFilter | None) -> SearchScope:
     try:
-        services.require_collections(chat.collection_ids)
+        return permitted.scope(chat.collection_ids, filter)
     except NotFound as error:
         raise NotFound(
-            f"this chat asks a knowledge base that was deleted ({error}): start a new chat"
+            f"this chat asks a knowledge base that was deleted or is not shared with you any more "
+            f"({error}): start a new chat"
         ) from error

@@ -12,9 +12,11 @@ from fastapi.responses import FileResponse
 from starlette.requests import ClientDisconnect
 
 from app.api.convert import chunk_out, hit_out, out
-from app.api.deps import ServicesDep
+from app.api.deps import PermittedDep
 from app.api.errors import ACCEPTED, NO_CONTENT, body_of
 from app.api.filters import read_metadata
+from app.api.guards import get_access
+from app.api.permitted import Permitted
 from app.api.schemas import (
     ChunkPage,
     DocumentOut,
@@ -29,14 +31,14 @@ from app.api.schemas import (
 from app.api.sse import EventStream, event
 from app.api.uploads import Upload, UploadLimits, read_upload, require_space
 from app.api.wire_model import Text
-from app.domain import Document
-from app.errors import FolioError, InvalidInput, NotFound
-from app.services import Services
+from app.domain import Access, Document, RemovedDocument
+from app.errors import FolioError, InvalidInput, Unauthorized
 
 router = APIRouter(prefix="/api/documents", tags=["documents"])
 Page = Annotated[int, Query(ge=1, le=1_000_000)]
 PageSize = Annotated[int, Query(ge=1, le=200)]
 DEFAULT_COLLECTION = "default"
+Change = Document | RemovedDocument
 # what a browser may show from our origin; anything else is downloaded
 SHOWN = frozenset(
     {"application/pdf", "image/png", "image/jpeg", "image/gif", "image/webp", "text/plain"}
@@ -81,7 +83,7 @@ UPLOAD_BODY = {
 
 @router.get("")
 def list_documents(
-    services: ServicesDep,
+    permitted: PermittedDep,
     collection_id: Text | None = None,
     status: Literal["ready", "pending", "failed"] | None = None,
     q: Annotated[Text | None, Query(max_length=200, description="Part of a name.")] = None,
@@ -89,9 +91,9 @@ def list_documents(
     page_size: PageSize = 50,
 ) -> DocumentPage:
     """One page of the library, the latest first."""
-    documents = services.records.documents
-    items, total = documents.list(collection_id, status, q, page, page_size)
-    counts = documents.counts(collection_id)
+    documents, within = permitted.services.records.documents, permitted.visible
+    items, total = documents.list(collection_id, status, q, page, page_size, within=within)
+    counts = documents.counts(collection_id, within=within)
     return DocumentPage(
         items=[out(DocumentOut, document) for document in items],
         total=total,
@@ -104,8 +106,9 @@ def list_documents(
 
 
 @router.post("", status_code=ACCEPTED, openapi_extra=UPLOAD_BODY)
-async def upload_documents(request: Request, services: ServicesDep) -> UploadOut:
+async def upload_documents(request: Request, permitted: PermittedDep) -> UploadOut:
     """Take files into a knowledge base; each is accepted, unchanged or rejected by itself."""
+    services = permitted.services
     services.require(services.processor)
     length = request.headers.get("content-length", "")
     num_bytes = int(length) if length.isascii() and length.isdigit() else 0
@@ -115,7 +118,7 @@ async def upload_documents(request: Request, services: ServicesDep) -> UploadOut
     try:
         content_type = request.headers.get("content-type", "")
         upload = await read_upload(request.stream(), content_type, folder, limits)
-        return await asyncio.to_thread(_add_files, services, upload)
+        return await asyncio.to_thread(_add_files, permitted, upload)
     except ClientDisconnect as error:
         raise InvalidInput("the upload broke off before its end") from error
     finally:
@@ -127,21 +130,23 @@ async def upload_documents(request: Request, services: ServicesDep) -> UploadOut
     response_class=EventStream,
     responses={200: {"model": DocumentOut | RemovedEvent}},
 )
-async def library_events(request: Request, services: ServicesDep) -> EventStream:
+async def library_events(request: Request, permitted: PermittedDep) -> EventStream:
     """Server-sent events: each change of a document, from now on."""
-    services.require(services.processor)
-    return EventStream(_changes(services), request.app.state.closing)
+    permitted.services.require(permitted.services.processor)
+    return EventStream(_changes(request, permitted), request.app.state.closing)
 
 
 @router.get("/{document_id}")
-def get_document(document_id: str, services: ServicesDep) -> DocumentOut:
+def get_document(document_id: str, permitted: PermittedDep) -> DocumentOut:
     """One document."""
-    return out(DocumentOut, services.records.documents.get(document_id))
+    return out(DocumentOut, permitted.document(document_id))
 
 
 @router.patch("/{document_id}")
-def change_document(document_id: str, patch: DocumentPatch, services: ServicesDep) -> DocumentOut:
+def change_document(document_id: str, patch: DocumentPatch, permitted: PermittedDep) -> DocumentOut:
     """Follow a file of a folder to its new path, or set metadata: chunks and citations stay."""
+    permitted.document(document_id, "editor")
+    services = permitted.services
     processor = services.require(services.processor)
     if patch.path is not None:
         processor.move(document_id, patch.path)
@@ -151,34 +156,38 @@ def change_document(document_id: str, patch: DocumentPatch, services: ServicesDe
 
 
 @router.delete("/{document_id}", status_code=NO_CONTENT, response_class=Response)
-def delete_document(document_id: str, services: ServicesDep) -> None:
+def delete_document(document_id: str, permitted: PermittedDep) -> None:
     """Delete a document, its chunks and its file."""
-    services.require(services.processor).delete(document_id)
+    permitted.document(document_id, "editor")
+    permitted.services.require_processor().delete(document_id)
 
 
 @router.post("/{document_id}/reindex", status_code=ACCEPTED)
-def reindex_document(document_id: str, services: ServicesDep) -> DocumentOut:
+def reindex_document(document_id: str, permitted: PermittedDep) -> DocumentOut:
     """Read, cut and embed the document again; also the retry of a failed or paused one."""
-    return out(DocumentOut, services.require(services.processor).reindex(document_id))
+    permitted.document(document_id, "editor")
+    return out(DocumentOut, permitted.services.require_processor().reindex(document_id))
 
 
 @router.post("/{document_id}/cancel")
-def cancel_document(document_id: str, services: ServicesDep) -> DocumentOut:
+def cancel_document(document_id: str, permitted: PermittedDep) -> DocumentOut:
     """End the document's job, also in the middle; what was searchable before stays so."""
-    return out(DocumentOut, services.require(services.processor).cancel(document_id))
+    permitted.document(document_id, "editor")
+    return out(DocumentOut, permitted.services.require_processor().cancel(document_id))
 
 
 @router.post("/{document_id}/pause")
-def pause_document(document_id: str, services: ServicesDep) -> DocumentOut:
+def pause_document(document_id: str, permitted: PermittedDep) -> DocumentOut:
     """Hold the document's job until it is re-indexed."""
-    return out(DocumentOut, services.require(services.processor).pause(document_id))
+    permitted.document(document_id, "editor")
+    return out(DocumentOut, permitted.services.require_processor().pause(document_id))
 
 
 @router.get("/{document_id}/file", response_class=FileResponse)
-def get_file(document_id: str, services: ServicesDep) -> FileResponse:
+def get_file(document_id: str, permitted: PermittedDep) -> FileResponse:
     """The file as it was taken; what could run scripts is only offered as a download."""
-    document = services.records.documents.get(document_id)
-    path = services.require(services.processor).file_path(document_id)
+    document = permitted.document(document_id)
+    path = permitted.services.require_processor().file_path(document_id)
     is_shown = document.media_type in SHOWN
     return FileResponse(
         path,
@@ -190,10 +199,10 @@ def get_file(document_id: str, services: ServicesDep) -> FileResponse:
 
 
 @router.get("/{document_id}/text")
-def get_text(document_id: str, services: ServicesDep) -> DocumentTextOut:
+def get_text(document_id: str, permitted: PermittedDep) -> DocumentTextOut:
     """The text that chunk offsets refer to."""
-    documents = services.records.documents
-    document = documents.get(document_id)
+    documents = permitted.services.records.documents
+    document = permitted.document(document_id)
     return DocumentTextOut(
         id=document.id,
         name=document.name,
@@ -205,31 +214,28 @@ def get_text(document_id: str, services: ServicesDep) -> DocumentTextOut:
 
 @router.get("/{document_id}/chunks")
 def get_chunks(
-    document_id: str, services: ServicesDep, page: Page = 1, page_size: PageSize = 50
+    document_id: str, permitted: PermittedDep, page: Page = 1, page_size: PageSize = 50
 ) -> ChunkPage:
     """One page of the document's chunks, in reading order."""
-    services.records.documents.get(document_id)
-    chunks, total = services.records.chunks.list(document_id, page, page_size)
+    permitted.document(document_id)
+    chunks, total = permitted.services.records.chunks.list(document_id, page, page_size)
     return ChunkPage(
         items=[chunk_out(chunk) for chunk in chunks], total=total, page=page, page_size=page_size
     )
 
 
 @router.get("/{document_id}/chunks/{chunk_id}")
-def get_chunk(document_id: str, chunk_id: str, services: ServicesDep) -> SourceOut:
+def get_chunk(document_id: str, chunk_id: str, permitted: PermittedDep) -> SourceOut:
     """One chunk as a citation shows it; not found once the document was read anew."""
-    hit = services.records.chunks.hits([chunk_id]).get(chunk_id)
-    if hit is None or hit.chunk.document_id != document_id:
-        raise NotFound(f"document {document_id} has no chunk {chunk_id} any more")
-    return hit_out(hit, number=1)
+    return hit_out(permitted.chunk(document_id, chunk_id), number=1)
 
 
-def _add_files(services: Services, upload: Upload) -> UploadOut:
+def _add_files(permitted: Permitted, upload: Upload) -> UploadOut:
     if not upload.files:
         raise InvalidInput("the upload holds no file: send each in a field named files")
     collection_id = upload.fields.get("collection_id") or DEFAULT_COLLECTION
-    services.records.collections.get(collection_id)
-    processor = services.require(services.processor)
+    permitted.collection(collection_id, "editor")
+    processor = permitted.services.require_processor()
     place = upload.fields.get("path", "")
     if place and len(upload.files) > 1:
         raise InvalidInput("path is the place of one file: send each file in an upload of its own")
@@ -242,7 +248,9 @@ def _add_files(services: Services, upload: Upload) -> UploadOut:
         try:
             if file.error:
                 raise file.error
-            added = processor.add_file(collection_id, source, path, name, file.file, metadata)
+            added = processor.add_file(
+                collection_id, source, path, name, file.file, metadata, permitted.owner
+            )
         except FolioError as error:
             result.rejected.append(RejectedFile(name=file.name, error=body_of(error)))
             continue
@@ -258,33 +266,47 @@ def source_of(place: str) -> str:
     return "web" if place.startswith(("http://", "https://")) else "folder"
 
 
-async def _changes(services: Services) -> AsyncGenerator[bytes]:
-    """Changes as they come from the workers' threads, only the latest of each document."""
-    loop = asyncio.get_running_loop()
-    latest: dict[str, Document | None] = {}
-    has_news = asyncio.Event()
+async def _changes(request: Request, permitted: Permitted) -> AsyncGenerator[bytes]:
+    """Changes as they come from the workers' threads, only the latest of each document.
 
-    def note(id: str, document: Document | None) -> None:
-        latest[id] = document
+    Each time the caller is asked for anew: what was shared meanwhile is told of, what is not any
+    more is not, and whoever was logged out hears no more.
+    """
+    loop = asyncio.get_running_loop()
+    latest: dict[str, Change] = {}
+    has_news = asyncio.Event()
+    before = permitted.access
+
+    def note(change: Change) -> None:
+        latest[change.id] = change
         has_news.set()
 
-    def on_change(change: Document | str) -> None:
-        document = change if isinstance(change, Document) else None
-        id = change.id if isinstance(change, Document) else change
-        loop.call_soon_threadsafe(note, id, document)
+    def on_change(change: Change) -> None:
+        loop.call_soon_threadsafe(note, change)
 
-    unsubscribe = services.require(services.processor).subscribe(on_change)
+    unsubscribe = permitted.services.require_processor().subscribe(on_change)
     try:
         while True:
             await has_news.wait()
             has_news.clear()
+            try:
+                access = await get_access(request)
+            except Unauthorized:
+                return
             while latest:
-                id = next(iter(latest))
-                document = latest.pop(id)
-                yield (
-                    event("document", out(DocumentOut, document))
-                    if document
-                    else event("removed", RemovedEvent(id=id))
-                )
+                change = latest.pop(next(iter(latest)))
+                if told := _told(change, access, before):
+                    yield told
+            before = access
     finally:
         unsubscribe()
+
+
+def _told(change: Change, access: Access, before: Access) -> bytes | None:
+    """The event of a change for whoever may know; a removal may have ended the access, too."""
+    may_read = access.may("reader", change.collection_id)
+    if isinstance(change, Document):
+        return event("document", out(DocumentOut, change)) if may_read else None
+    if not may_read and not before.may("reader", change.collection_id):
+        return None
+    return event("removed", RemovedEvent(id=change.id))

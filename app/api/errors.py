@@ -63,18 +63,6 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorOut}}
 OPENAI_ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {"4XX": {"model": OpenAIErrorOut}}
 
 
-class Unauthorized(FolioError):
-    """The API key is missing or wrong."""
-
-    code = "unauthorized"
-
-
-class Forbidden(FolioError):
-    """A change that another site made the browser ask for."""
-
-    code = "forbidden"
-
-
 def install(app: FastAPI) -> None:
     """Give every failure of `app` the envelope of its face."""
     app.add_exception_handler(FolioError, _on_folio_error)

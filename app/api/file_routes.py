@@ -10,13 +10,13 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
 from starlette.requests import ClientDisconnect
 
-from app.api.deps import ServicesDep
+from app.api.deps import PermittedDep
+from app.api.permitted import Permitted
 from app.api.uploads import Upload, UploadLimits, read_upload, require_space
 from app.api.vector_store_schemas import DeletedOut, FileList, FileOut
 from app.api.wire_model import Text
 from app.domain import STORED_PREFIX, Cursor, StoredFile
 from app.errors import InvalidInput
-from app.services import Services
 
 router = APIRouter(prefix="/v1/files", tags=["openai"])
 FILE_FIELD = "file"
@@ -44,8 +44,9 @@ UPLOAD_BODY = {
 
 
 @router.post("", openapi_extra=UPLOAD_BODY)
-async def create_file(request: Request, services: ServicesDep) -> FileOut:
+async def create_file(request: Request, permitted: PermittedDep) -> FileOut:
     """Keep a file that no vector store has yet."""
+    services = permitted.services
     services.require(services.processor)
     await asyncio.to_thread(require_space, services.upload_dir, 0)
     limits = UploadLimits(
@@ -55,7 +56,7 @@ async def create_file(request: Request, services: ServicesDep) -> FileOut:
     try:
         content_type = request.headers.get("content-type", "")
         upload = await read_upload(request.stream(), content_type, folder, limits)
-        return file_out(await asyncio.to_thread(_store, services, upload))
+        return file_out(await asyncio.to_thread(_store, permitted, upload))
     except ClientDisconnect as error:
         raise InvalidInput("the upload broke off before its end") from error
     finally:
@@ -64,13 +65,17 @@ async def create_file(request: Request, services: ServicesDep) -> FileOut:
 
 @router.get("")
 def list_files(
-    services: ServicesDep,
+    permitted: PermittedDep,
     limit: Limit = 10_000,
     order: Order = "desc",
     after: Text | None = None,
 ) -> FileList:
     """One page of the files that were sent here."""
-    files, has_more = services.records.files.list(Cursor(limit, order == "asc", after))
+    owner_id = None if permitted.access.is_admin else permitted.owner
+    if after:
+        permitted.stored_file(after)
+    cursor = Cursor(limit, order == "asc", after)
+    files, has_more = permitted.services.records.files.list(cursor, owner_id)
     data = [file_out(file) for file in files]
     return FileList(
         data=data,
@@ -81,11 +86,11 @@ def list_files(
 
 
 @router.get("/{file_id}")
-def get_file_object(file_id: str, services: ServicesDep) -> FileOut:
+def get_file_object(file_id: str, permitted: PermittedDep) -> FileOut:
     """One file, also one that came as a document by another way."""
     if file_id.startswith(STORED_PREFIX):
-        return file_out(services.records.files.get(file_id))
-    document = services.records.documents.get(file_id)
+        return file_out(permitted.stored_file(file_id))
+    document = permitted.document(file_id)
     return FileOut(
         id=document.id,
         bytes=document.num_bytes,
@@ -95,22 +100,26 @@ def get_file_object(file_id: str, services: ServicesDep) -> FileOut:
 
 
 @router.get("/{file_id}/content", response_class=FileResponse)
-def get_file_content(file_id: str, services: ServicesDep) -> FileResponse:
+def get_file_content(file_id: str, permitted: PermittedDep) -> FileResponse:
     """The bytes as they were sent."""
+    services = permitted.services
+    file = get_file_object(file_id, permitted)
     processor = services.require(services.processor)
     is_stored = file_id.startswith(STORED_PREFIX)
     path = processor.stored_path(file_id) if is_stored else processor.file_path(file_id)
     return FileResponse(
         path,
         media_type="application/octet-stream",
-        filename=get_file_object(file_id, services).filename,
+        filename=file.filename,
         headers={"X-Content-Type-Options": "nosniff"},
     )
 
 
 @router.delete("/{file_id}")
-def delete_file(file_id: str, services: ServicesDep) -> DeletedOut:
+def delete_file(file_id: str, permitted: PermittedDep) -> DeletedOut:
     """Delete a file, and what vector stores have of it."""
+    permitted.deletable_file(file_id)
+    services = permitted.services
     processor = services.require(services.processor)
     if file_id.startswith(STORED_PREFIX):
         processor.delete_stored(file_id)
@@ -129,7 +138,7 @@ def file_out(file: StoredFile) -> FileOut:
     )
 
 
-def _store(services: Services, upload: Upload) -> StoredFile:
+def _store(permitted: Permitted, upload: Upload) -> StoredFile:
     if len(upload.files) != 1:
         raise InvalidInput(f"send one file in a field named {FILE_FIELD}, not {len(upload.files)}")
     purpose = upload.fields.get("purpose", PURPOSES[0])
@@ -140,4 +149,5 @@ def _store(services: Services, upload: Upload) -> StoredFile:
     (file,) = upload.files
     if file.error:
         raise file.error
-    return services.require(services.processor).store_file(file.name, file.file)
+    processor = permitted.services.require(permitted.services.processor)
+    return processor.store_file(file.name, file.file, permitted.owner)

@@ -1,31 +1,87 @@
-"""Who may come in: the API key, and protection from what other sites make a browser do.
+"""Who comes in, by API key or account, and protection from what other sites make a browser do.
 
 The guards are coroutines: a plain function would take one of the threads that blocking routes need.
 """
 
+import asyncio
 import hmac
 import re
 from collections.abc import Collection
 from ipaddress import ip_address
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request
 
-from app.api.errors import Forbidden, Unauthorized
+from app.domain import WITHOUT_ACCOUNTS, Access, User
+from app.errors import Forbidden, Unauthorized
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SESSION_COOKIE = "folio_session"
 PORT = re.compile(r":\d*$")
 SAME_SITE = frozenset({"same-origin", "none"})
 
 
+async def get_access(request: Request) -> Access:
+    """What the caller may use; Unauthorized for one that is not known.
+
+    Every route but a few has it among its dependencies: it is the one way in.
+    """
+    if request.app.state.accounts is None:
+        await require_api_key(request)
+        access = WITHOUT_ACCOUNTS
+    elif has_service_key(request):
+        access = Access(user_id="", is_admin=True)
+    else:
+        user = await recognise(request)
+        if user is None:
+            raise Unauthorized("log in, or send a key of yours as Authorization: Bearer <key>")
+        access = await asyncio.to_thread(request.app.state.accounts.access_of, user)
+    request.state.access = access  # for the MCP server, which has no dependencies
+    return access
+
+
+async def require_admin(access: Annotated[Access, Depends(get_access)]) -> None:
+    """Let in administrators alone."""
+    if not access.is_admin:
+        raise Forbidden("this is for administrators")
+
+
+async def guard_metrics(request: Request) -> None:
+    """Where there are accounts, figures are for administrators and FOLIO_API_KEY."""
+    if request.app.state.accounts is not None:
+        await require_admin(await get_access(request))
+
+
+async def recognise(request: Request) -> User | None:
+    """Whose key or session comes with the request; a key goes before a session."""
+    accounts = request.app.state.accounts
+    user: User | None
+    if key := bearer_token(request):
+        user = await asyncio.to_thread(accounts.by_key, key)
+    elif token := request.cookies.get(SESSION_COOKIE):
+        user = await asyncio.to_thread(accounts.by_session, token)
+    else:
+        user = None
+    return user
+
+
 async def require_api_key(request: Request) -> None:
     """Where a key is set, let in only who shows it as a bearer token."""
-    expected: str | None = request.app.state.api_key
-    if expected is None:
-        return
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    is_right = hmac.compare_digest(given.strip().encode(), expected.encode())
-    if scheme.lower() != "bearer" or not is_right:
+    if request.app.state.api_key is not None and not has_service_key(request):
         raise Unauthorized("the API key is missing or wrong: send Authorization: Bearer <key>")
+
+
+def has_service_key(request: Request) -> bool:
+    """Whether a FOLIO_API_KEY is set and comes with the request."""
+    expected: str | None = request.app.state.api_key
+    given = bearer_token(request)
+    return expected is not None and hmac.compare_digest(given.encode(), expected.encode())
+
+
+def bearer_token(request: Request) -> str:
+    """The token of the authorization header; empty where there is none."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else ""
 
 
 async def refuse_other_sites(request: Request) -> None:
@@ -35,9 +91,9 @@ async def refuse_other_sites(request: Request) -> None:
     """
     headers = request.headers
     host = headers.get("host", "")
-    if request.app.state.api_key is None and not is_known_host(
-        host, request.app.state.allowed_hosts
-    ):
+    # A session's cookie belongs to one name: under another the browser is not logged in.
+    is_open = request.app.state.api_key is None and request.app.state.accounts is None
+    if is_open and not is_known_host(host, request.app.state.allowed_hosts):
         # A name of another site may lead here (DNS rebinding): to the browser we are that site.
         raise Forbidden(
             f"Folio does not know the name {host}: add it to FOLIO_ALLOWED_HOSTS, or set "

@@ -18,7 +18,8 @@ from starlette.types import ASGIApp
 
 from app import __version__
 from app.api.filters import FilterIn, read_filter
-from app.domain import Question, SearchHit, SearchScope
+from app.api.permitted import Permitted
+from app.domain import Access, Question, SearchHit
 from app.errors import FolioError, InvalidInput
 from app.services import Services
 
@@ -93,8 +94,8 @@ def make_mcp_server(services: Services) -> MCPServer[Any]:  # Any: no lifespan s
         limit: Annotated[int, Field(ge=1, le=MAX_HITS)] = 8,
     ) -> Found:
         """Find the passages of the user's documents that answer a question or hold its words."""
-        scope = (knowledge_base, filters)
-        return await _asked(_search, services, query, scope, limit, _base_url(context))
+        scope, permitted = (knowledge_base, filters), _permitted(services, context)
+        return await _asked(_search, permitted, query, scope, limit, _base_url(context))
 
     async def read(
         document_id: Annotated[str, Field(description="As search gives it.")],
@@ -103,7 +104,8 @@ def make_mcp_server(services: Services) -> MCPServer[Any]:  # Any: no lifespan s
         max_characters: Annotated[int, Field(ge=1, le=MAX_CHARACTERS)] = 6000,
     ) -> Stretch:
         """Read a document's text from an offset on: around a passage, or from its beginning."""
-        return await _asked(_read, services, document_id, start, max_characters, _base_url(context))
+        permitted, base_url = _permitted(services, context), _base_url(context)
+        return await _asked(_read, permitted, document_id, start, max_characters, base_url)
 
     server.add_tool(search, annotations=READ_ONLY)
     server.add_tool(read, annotations=READ_ONLY)
@@ -129,15 +131,16 @@ async def _asked(ask: Callable[..., Reply], *args: object) -> Reply:
 
 
 def _search(
-    services: Services,
+    permitted: Permitted,
     query: str,
     scope: tuple[str | None, Any],
     limit: int,
     base_url: str,
 ) -> Found:
     name, filters = scope
-    ids = None if name is None else (services.records.collections.by_name(name).id,)
-    question = Question(query, scope=SearchScope(ids, read_filter(filters)))
+    services = permitted.services
+    ids = [] if name is None else [permitted.collection_named(name).id]
+    question = Question(query, scope=permitted.scope(ids, read_filter(filters)))
     evidence = services.require(services.retriever).retrieve(question, limit)
     return Found(
         query=evidence.query,
@@ -147,10 +150,10 @@ def _search(
 
 
 def _read(
-    services: Services, document_id: str, start: int, max_characters: int, base_url: str
+    permitted: Permitted, document_id: str, start: int, max_characters: int, base_url: str
 ) -> Stretch:
-    document = services.records.documents.get(document_id)
-    text = services.records.documents.text(document_id)
+    document = permitted.document(document_id)
+    text = permitted.services.records.documents.text(document_id)
     if start >= len(text):
         raise InvalidInput(
             f"“{document.name}” has {len(text)} characters, nothing begins at {start}"
@@ -182,6 +185,15 @@ def _passage(hit: SearchHit, base_url: str) -> Passage:
         score=hit.score,
         url=f"{base_url}#/docs/{hit.chunk.document_id}?chunk={hit.chunk.id}",
     )
+
+
+def _permitted(services: Services, context: Context[Any, Any]) -> Permitted:
+    """The library as the agent may use it: its request came through the guards of the route."""
+    request = context.request_context.request
+    access = getattr(request.state, "access", None) if isinstance(request, Request) else None
+    if not isinstance(access, Access):
+        raise ToolError("nobody is known to ask: the request did not come through Folio's routes")
+    return Permitted(services, access)
 
 
 def _base_url(context: Context[Any, Any]) -> str:

@@ -3,9 +3,11 @@
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import replace
 
 from app.api.filters import read_filter
 from app.api.openai_schemas import ChatCompletionIn, ModelOut
+from app.api.permitted import Permitted
 from app.api.runs import Ask
 from app.api.schemas import MAX_QUESTION_CHARACTERS
 from app.domain import (
@@ -15,7 +17,6 @@ from app.domain import (
     GenerationRequest,
     Message,
     Question,
-    SearchScope,
     TextDelta,
     Timings,
     Usage,
@@ -33,9 +34,9 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
-def list_models(services: Services) -> list[ModelOut]:
-    """All knowledge bases as one, each by itself, and the language model. Blocks."""
-    collections = services.records.collections.list()
+def list_models(permitted: Permitted) -> list[ModelOut]:
+    """All knowledge bases as one, each that may be read, and the language model. Blocks."""
+    services, collections = permitted.services, permitted.collections()
     created = min((int(c.created_at.timestamp()) for c in collections), default=0)
     models = [
         ModelOut(id=EVERYTHING, created=created, owned_by="folio", kind="all knowledge bases")
@@ -59,9 +60,9 @@ def list_models(services: Services) -> list[ModelOut]:
     return models
 
 
-def find_model(services: Services, name: str) -> ModelOut:
+def find_model(permitted: Permitted, name: str) -> ModelOut:
     """The model of this name, or the knowledge base of this id. Blocks."""
-    models = list_models(services)
+    models = list_models(permitted)
     for model in models:
         if name in (model.id, model.collection_id):
             return model
@@ -69,24 +70,26 @@ def find_model(services: Services, name: str) -> ModelOut:
     raise ModelNotFound(f"the model {name!r} does not exist; there are {names}")
 
 
-def ask_for(services: Services, model: ModelOut, wanted: ChatCompletionIn) -> Ask:
+def ask_for(permitted: Permitted, model: ModelOut, wanted: ChatCompletionIn) -> Ask:
     """How to answer this request with this model. Blocks."""
     if wanted.messages[-1].role != "user":
         raise InvalidInput("the last message must be the user's: it is the question")
+    services = permitted.services
     pipeline = services.require(services.pipeline)
     if model.kind == "language model":
         generator = services.require(services.generator)
-        request = _plain_request(services, wanted)
+        request = replace(_plain_request(services, wanted), tenant=permitted.owner)
         return lambda: _in_turn(pipeline.slot(), _generate(generator, request))
-    services.require_collections(wanted.rag.collection_ids)
+    permitted.scope(wanted.rag.collection_ids)  # an unknown one is an error in any case
     collection_ids = [model.collection_id] if model.collection_id else wanted.rag.collection_ids
     question = Question(
         text=_question_text(wanted),
         history=_messages(wanted)[:-1],
-        scope=SearchScope.of(collection_ids, read_filter(wanted.rag.filters)),
+        scope=permitted.scope(collection_ids, read_filter(wanted.rag.filters)),
         language=wanted.rag.language,
         max_tokens=_max_tokens(services, wanted),
         temperature=wanted.temperature,
+        tenant=permitted.owner,
     )
     return lambda: pipeline.answer(question)
 

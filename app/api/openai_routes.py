@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel
 
-from app.api.deps import RunsDep, ServicesDep
+from app.api.deps import PermittedDep, RunsDep
 from app.api.errors import failed_answer, openai_error
 from app.api.openai_convert import Envelope
 from app.api.openai_models import ask_for, find_model, list_models
@@ -25,25 +25,26 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 
 
 @router.get("/models")
-def get_models(services: ServicesDep) -> ModelList:
+def get_models(permitted: PermittedDep) -> ModelList:
     """Knowledge bases and language models."""
-    return ModelList(data=list_models(services))
+    return ModelList(data=list_models(permitted))
 
 
 @router.get("/models/{name:path}")
-def get_model(name: str, services: ServicesDep) -> ModelOut:
+def get_model(name: str, permitted: PermittedDep) -> ModelOut:
     """One of them."""
-    return find_model(services, name)
+    return find_model(permitted, name)
 
 
 @router.post("/chat/completions", response_model=ChatCompletion)
 async def complete_chat(
-    wanted: ChatCompletionIn, request: Request, services: ServicesDep, runs: RunsDep
+    wanted: ChatCompletionIn, request: Request, permitted: PermittedDep, runs: RunsDep
 ) -> Response:
     """Answer from the documents of the knowledge base that `model` names."""
-    model = await asyncio.to_thread(find_model, services, wanted.model)
-    ask = await asyncio.to_thread(ask_for, services, model, wanted)
-    run = runs.open(services.require(services.generator).info)
+    model = await asyncio.to_thread(find_model, permitted, wanted.model)
+    ask = await asyncio.to_thread(ask_for, permitted, model, wanted)
+    services = permitted.services
+    run = runs.open(services.require(services.generator).info, owner_id=permitted.owner)
     runs.start(run, ask)
     base_url = str(request.base_url)
     envelope = Envelope(

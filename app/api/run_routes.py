@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 
 from app.api.convert import message_out, out, source_out
-from app.api.deps import RunsDep
+from app.api.deps import PermittedDep, RunsDep
 from app.api.errors import NO_CONTENT
 from app.api.runs import Logged, Run
 from app.api.schemas import (
@@ -30,19 +30,22 @@ RunEvent = StageEvent | SourcesEvent | TokenEvent | CitationOut | MessageOut | E
 
 @router.get("/{run_id}/events", response_class=EventStream, responses={200: {"model": RunEvent}})
 async def run_events(
-    run_id: str, runs: RunsDep, after: Annotated[int, Depends(last_event_id)]
+    run_id: str,
+    permitted: PermittedDep,
+    runs: RunsDep,
+    after: Annotated[int, Depends(last_event_id)],
 ) -> EventStream:
     """Server-sent events of the answer: those after the given id, then the new ones."""
-    run = runs.get(run_id)
+    run = permitted.run(runs, run_id)
     if run.chat_id is None:
         raise NotFound(f"the run {run_id} is of /v1: its answer goes to the client that asked")
     return EventStream(_events(run, after))
 
 
 @router.delete("/{run_id}", status_code=NO_CONTENT, response_class=Response)
-async def stop_run(run_id: str, runs: RunsDep) -> None:
+async def stop_run(run_id: str, permitted: PermittedDep, runs: RunsDep) -> None:
     """Stop answering; the text so far is kept. Stopping a finished run changes nothing."""
-    await runs.stop([runs.get(run_id)])
+    await runs.stop([permitted.run(runs, run_id)])
 
 
 async def _events(run: Run, after: int) -> AsyncGenerator[bytes]:

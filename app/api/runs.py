@@ -58,6 +58,7 @@ class Run:
     id: str
     chat_id: str | None
     generator: GeneratorInfo
+    owner_id: str = ""
     started_at: float = field(default_factory=time.monotonic)
     is_finished: bool = False
     _log: list[Logged] = field(default_factory=list)
@@ -134,7 +135,7 @@ class Runs:
         self._typical_s = TYPICAL_ANSWER_S
         self._is_closed = False
 
-    def open(self, generator: GeneratorInfo, chat_id: str | None = None) -> Run:
+    def open(self, generator: GeneratorInfo, chat_id: str | None = None, owner_id: str = "") -> Run:
         """Take a place, or raise Overloaded, or Conflict when the chat is being answered."""
         if self._is_closed:
             raise Unavailable("Folio is stopping: try again in a moment")
@@ -147,7 +148,7 @@ class Runs:
                 f"{self._max_open}: try again in a moment",
                 retry_after_s=self._typical_s * len(unfinished) / self._max_concurrent,
             )
-        run = Run(uuid.uuid4().hex, chat_id, generator)
+        run = Run(uuid.uuid4().hex, chat_id, generator, owner_id)
         self._runs[run.id] = run
         return run
 
@@ -163,8 +164,12 @@ class Runs:
     def get(self, run_id: str) -> Run:
         """A run that is not finished, or finished less than five minutes ago."""
         if run_id not in self._runs:
-            raise NotFound(f"no run {run_id}: it ended some minutes ago; the chat has its answer")
+            raise self.unknown(run_id)
         return self._runs[run_id]
+
+    def unknown(self, run_id: str) -> NotFound:
+        """The error for a run that is not there, or not for whoever asks."""
+        return NotFound(f"no run {run_id}: it ended some minutes ago; the chat has its answer")
 
     def unfinished(self) -> list[Run]:
         """Running and waiting."""

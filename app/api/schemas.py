@@ -209,12 +209,13 @@ class CollectionIn(WireModel):
 
 
 class CollectionOut(WireModel):
-    """A knowledge base."""
+    """A knowledge base; `access` is what the caller may do in it."""
 
     id: str
     name: str
     num_documents: int
     created_at: datetime
+    access: Literal["reader", "editor", "owner"]
 
 
 class ScoresOut(WireModel):

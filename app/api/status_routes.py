@@ -2,13 +2,14 @@
 
 from typing import Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app import __version__
 from app.api.convert import out
-from app.api.deps import ServicesDep
+from app.api.deps import PermittedDep, ServicesDep
 from app.api.errors import NOT_READY
+from app.api.guards import guard_metrics
 from app.api.schemas import CheckOut, EmbedderOut, GeneratorOut, HealthOut, ReadyOut, StatusOut
 from app.services import Services
 
@@ -17,15 +18,19 @@ probes = APIRouter(tags=["probes"])
 
 
 @router.get("")
-def get_status(services: ServicesDep) -> StatusOut:
-    """What the UI shows about the appliance."""
-    counts = services.records.documents.counts()
+def get_status(permitted: PermittedDep) -> StatusOut:
+    """What the UI shows about the appliance; figures are of what the caller may read."""
+    services, within = permitted.services, permitted.visible
+    counts = services.records.documents.counts(within=within)
+    checks = _checks(services)
+    if not permitted.access.is_admin:  # they name hosts and folders
+        checks = [check.model_copy(update={"detail": ""}) for check in checks]
     embedder, generator = services.embedder, services.generator
     return StatusOut(
         version=__version__,
         phase=services.progress.phase,
         detail=services.progress.detail,
-        checks=_checks(services),
+        checks=checks,
         generator=out(GeneratorOut, generator.info) if generator else None,
         embedder=out(EmbedderOut, embedder) if embedder else None,
         num_documents=counts.num_documents,
@@ -37,7 +42,8 @@ def get_status(services: ServicesDep) -> StatusOut:
         max_upload_bytes=services.limits.max_upload_bytes,
         upload_suffixes=sorted(services.limits.upload_suffixes),
         sample_questions={
-            language: list(questions) for language, questions in services.sample_questions().items()
+            language: list(questions)
+            for language, questions in services.sample_questions(within).items()
         },
     )
 
@@ -59,7 +65,7 @@ def get_ready(services: ServicesDep, response: Response) -> ReadyOut:
     return ReadyOut(status=status, detail=services.progress.detail, checks=checks)
 
 
-@probes.get("/metrics", response_class=Response)
+@probes.get("/metrics", response_class=Response, dependencies=[Depends(guard_metrics)])
 def get_metrics() -> Response:
     """Prometheus metrics."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

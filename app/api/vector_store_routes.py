@@ -8,7 +8,7 @@ from uuid import uuid4
 from fastapi import APIRouter, Depends, Query
 
 from app.api import vector_store_schemas as wire
-from app.api.deps import ServicesDep
+from app.api.deps import PermittedDep
 from app.api.filters import read_filter
 from app.api.wire_model import Text
 from app.domain import (
@@ -22,7 +22,6 @@ from app.domain import (
     JobStage,
     Question,
     SearchHit,
-    SearchScope,
 )
 from app.errors import InvalidInput, NotFound
 from app.services import Services
@@ -60,21 +59,24 @@ CursorDep = Annotated[Cursor, Depends(read_cursor)]
 
 
 @router.post("")
-def create_vector_store(new: wire.NewVectorStore, services: ServicesDep) -> wire.VectorStoreOut:
+def create_vector_store(new: wire.NewVectorStore, permitted: PermittedDep) -> wire.VectorStoreOut:
     """A new collection, with files where some are named."""
+    services = permitted.services
     for file_id in new.file_ids:
-        services.records.files.get(file_id)
+        permitted.stored_file(file_id)
     name = new.name or f"vector store {uuid4().hex[:8]}"
-    collection = services.records.collections.create(name)
+    collection = services.records.collections.create(name, permitted.owner or None)
     for file_id in new.file_ids:
-        services.require(services.processor).add_stored(collection.id, file_id)
+        processor = services.require(services.processor)
+        processor.add_stored(collection.id, file_id, owner=permitted.owner)
     return store_out(services, collection)
 
 
 @router.get("")
-def list_vector_stores(services: ServicesDep, cursor: CursorDep) -> wire.VectorStoreList:
+def list_vector_stores(permitted: PermittedDep, cursor: CursorDep) -> wire.VectorStoreList:
     """One page of the collections."""
-    collections = services.records.collections.list()
+    services = permitted.services
+    collections = permitted.collections()
     if not cursor.is_ascending:
         collections.reverse()
     ids = [collection.id for collection in collections]
@@ -91,16 +93,18 @@ def list_vector_stores(services: ServicesDep, cursor: CursorDep) -> wire.VectorS
 
 
 @router.get("/{store_id}")
-def get_vector_store(store_id: str, services: ServicesDep) -> wire.VectorStoreOut:
+def get_vector_store(store_id: str, permitted: PermittedDep) -> wire.VectorStoreOut:
     """One collection."""
-    return store_out(services, services.records.collections.get(store_id))
+    return store_out(permitted.services, permitted.collection(store_id))
 
 
 @router.post("/{store_id}")
 def change_vector_store(
-    store_id: str, patch: wire.VectorStorePatch, services: ServicesDep
+    store_id: str, patch: wire.VectorStorePatch, permitted: PermittedDep
 ) -> wire.VectorStoreOut:
     """Rename a collection."""
+    services = permitted.services
+    permitted.collection(store_id, "owner")
     collections = services.records.collections
     collection = (
         collections.rename(store_id, patch.name) if patch.name else collections.get(store_id)
@@ -109,20 +113,23 @@ def change_vector_store(
 
 
 @router.delete("/{store_id}")
-def delete_vector_store(store_id: str, services: ServicesDep) -> wire.DeletedOut:
+def delete_vector_store(store_id: str, permitted: PermittedDep) -> wire.DeletedOut:
     """Delete a collection with its documents; the files that were sent by themselves stay."""
+    services = permitted.services
+    permitted.collection(store_id, "owner")
     services.require(services.processor).delete_collection(store_id)
     return wire.DeletedOut(id=store_id, object="vector_store.deleted")
 
 
 @router.post("/{store_id}/search")
 def search_vector_store(
-    store_id: str, wanted: wire.StoreSearchIn, services: ServicesDep
+    store_id: str, wanted: wire.StoreSearchIn, permitted: PermittedDep
 ) -> wire.StoreSearchOut:
     """The chunks of a collection that fit best, before any answer."""
-    services.records.collections.get(store_id)
+    services = permitted.services
+    permitted.collection(store_id)
     queries = wanted.query if isinstance(wanted.query, list) else [wanted.query]
-    scope = SearchScope((store_id,), read_filter(wanted.filters))
+    scope = permitted.scope([store_id], read_filter(wanted.filters))
     retriever = services.require(services.retriever)
     best: dict[str, SearchHit] = {}
     for query in queries:
@@ -139,22 +146,27 @@ def search_vector_store(
 
 @router.post("/{store_id}/files")
 def create_store_file(
-    store_id: str, new: wire.NewStoreFile, services: ServicesDep
+    store_id: str, new: wire.NewStoreFile, permitted: PermittedDep
 ) -> wire.StoreFileOut:
     """Put a file into a collection; it is read in the background."""
+    services = permitted.services
+    permitted.collection(store_id, "editor")
     processor = services.require(services.processor)
-    return store_file_out(processor.add_stored(store_id, new.file_id, new.attributes).document)
+    permitted.stored_file(new.file_id)
+    added = processor.add_stored(store_id, new.file_id, new.attributes, permitted.owner)
+    return store_file_out(added.document)
 
 
 @router.get("/{store_id}/files")
 def list_store_files(
     store_id: str,
-    services: ServicesDep,
+    permitted: PermittedDep,
     cursor: CursorDep,
     filter: FileStatus | None = None,
 ) -> wire.StoreFileList:
     """One page of a collection's documents, whichever way they came."""
-    services.records.collections.get(store_id)
+    services = permitted.services
+    permitted.collection(store_id)
     stages = STAGES[filter] if filter else None
     cursor = _as_documents(services, store_id, cursor)
     documents, has_more = services.records.files.documents(store_id, stages, cursor)
@@ -162,24 +174,30 @@ def list_store_files(
 
 
 @router.get("/{store_id}/files/{file_id}")
-def get_store_file(store_id: str, file_id: str, services: ServicesDep) -> wire.StoreFileOut:
+def get_store_file(store_id: str, file_id: str, permitted: PermittedDep) -> wire.StoreFileOut:
     """One document of a collection."""
+    services = permitted.services
+    permitted.collection(store_id)
     return store_file_out(services.records.files.document(store_id, file_id))
 
 
 @router.post("/{store_id}/files/{file_id}")
 def change_store_file(
-    store_id: str, file_id: str, patch: wire.AttributesIn, services: ServicesDep
+    store_id: str, file_id: str, patch: wire.AttributesIn, permitted: PermittedDep
 ) -> wire.StoreFileOut:
     """Replace a document's metadata."""
+    services = permitted.services
+    permitted.collection(store_id, "editor")
     document = services.records.files.document(store_id, file_id)
     processor = services.require(services.processor)
     return store_file_out(processor.set_metadata(document.id, patch.attributes))
 
 
 @router.delete("/{store_id}/files/{file_id}")
-def delete_store_file(store_id: str, file_id: str, services: ServicesDep) -> wire.DeletedOut:
+def delete_store_file(store_id: str, file_id: str, permitted: PermittedDep) -> wire.DeletedOut:
     """Take a document out of a collection; a file that was sent by itself stays."""
+    services = permitted.services
+    permitted.collection(store_id, "editor")
     document = services.records.files.document(store_id, file_id)
     services.require(services.processor).delete(document.id)
     return wire.DeletedOut(id=file_id, object="vector_store.file.deleted")
@@ -187,39 +205,46 @@ def delete_store_file(store_id: str, file_id: str, services: ServicesDep) -> wir
 
 @router.get("/{store_id}/files/{file_id}/content")
 def get_store_file_content(
-    store_id: str, file_id: str, services: ServicesDep
+    store_id: str, file_id: str, permitted: PermittedDep
 ) -> wire.FileContentOut:
     """The text that was read from a document."""
+    services = permitted.services
+    permitted.collection(store_id)
     document = services.records.files.document(store_id, file_id)
     text = services.records.documents.text(document.id)
     return wire.FileContentOut(data=[wire.ContentOut(text=text)])
 
 
 @router.post("/{store_id}/file_batches")
-def create_batch(store_id: str, new: wire.NewBatch, services: ServicesDep) -> wire.BatchOut:
+def create_batch(store_id: str, new: wire.NewBatch, permitted: PermittedDep) -> wire.BatchOut:
     """Put several files into a collection; none is put there when one is not known."""
-    services.records.collections.get(store_id)
+    services = permitted.services
+    permitted.collection(store_id, "editor")
     files = new.files or [
         wire.NewStoreFile(file_id=file_id, attributes=new.attributes) for file_id in new.file_ids
     ]
     for file in files:
-        services.records.files.get(file.file_id)
+        permitted.stored_file(file.file_id)
     batch = services.records.files.add_batch(store_id, [file.file_id for file in files])
     for file in files:
         processor = services.require(services.processor)
-        processor.add_stored(store_id, file.file_id, file.attributes)
+        processor.add_stored(store_id, file.file_id, file.attributes, permitted.owner)
     return batch_out(services, batch)
 
 
 @router.get("/{store_id}/file_batches/{batch_id}")
-def get_batch(store_id: str, batch_id: str, services: ServicesDep) -> wire.BatchOut:
+def get_batch(store_id: str, batch_id: str, permitted: PermittedDep) -> wire.BatchOut:
     """How far a batch is."""
+    services = permitted.services
+    permitted.collection(store_id)
     return batch_out(services, services.records.files.batch(store_id, batch_id))
 
 
 @router.post("/{store_id}/file_batches/{batch_id}/cancel")
-def cancel_batch(store_id: str, batch_id: str, services: ServicesDep) -> wire.BatchOut:
+def cancel_batch(store_id: str, batch_id: str, permitted: PermittedDep) -> wire.BatchOut:
     """End what is not finished of a batch."""
+    services = permitted.services
+    permitted.collection(store_id, "editor")
     batch = services.records.files.batch(store_id, batch_id)
     processor = services.require(services.processor)
     for document in _documents(services, batch):
@@ -229,9 +254,11 @@ def cancel_batch(store_id: str, batch_id: str, services: ServicesDep) -> wire.Ba
 
 @router.get("/{store_id}/file_batches/{batch_id}/files")
 def list_batch_files(
-    store_id: str, batch_id: str, services: ServicesDep, filter: FileStatus | None = None
+    store_id: str, batch_id: str, permitted: PermittedDep, filter: FileStatus | None = None
 ) -> wire.StoreFileList:
     """The files of a batch, all on one page."""
+    services = permitted.services
+    permitted.collection(store_id)
     batch = services.records.files.batch(store_id, batch_id)
     documents = _documents(services, batch)
     if filter:

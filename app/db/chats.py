@@ -36,11 +36,12 @@ class ChatRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, title: str, collection_ids: Sequence[str]) -> Chat:
+    def create(self, title: str, collection_ids: Sequence[str], owner_id: str = "") -> Chat:
         """A chat without messages; no collections means all of them."""
         now = utc_now()
         row = ChatRow(
             id=new_id(),
+            owner_id=owner_id,
             title=title,
             collection_ids=list(collection_ids),
             created_at=now,
@@ -103,6 +104,11 @@ class ChatRepository:
                 row.content = answer
             return message_of(row)
 
+    def owner(self, chat_id: str) -> str:
+        """Whose chat it is, empty for nobody's; NotFound for an unknown id."""
+        with self._database.snapshot() as session:
+            return found(session.get(ChatRow, chat_id), "chat", chat_id).owner_id
+
     def message(self, message_id: str) -> ChatMessage:
         """Raise NotFound for an unknown id."""
         with self._database.snapshot() as session:
@@ -127,9 +133,16 @@ class ChatRepository:
         with self._database.session() as session:
             return len(session.scalars(statement).all())
 
-    def list(self, query: str | None = None, limit: int = 100) -> list[Chat]:
-        """Without messages, the last used first; `query` is looked for in titles and messages."""
+    def list(
+        self, query: str | None = None, limit: int = 100, owner_id: str | None = None
+    ) -> list[Chat]:
+        """Without messages, the last used first; `query` is looked for in titles and messages.
+
+        Those of this owner, "" being nobody; None for all.
+        """
         statement = select(ChatRow).order_by(ChatRow.updated_at.desc(), ChatRow.id).limit(limit)
+        if owner_id is not None:
+            statement = statement.where(ChatRow.owner_id == owner_id)
         if query:
             said = select(MessageRow.chat_id).where(
                 MessageRow.content.ilike(like(query), escape="\\")

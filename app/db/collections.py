@@ -32,15 +32,15 @@ class CollectionRepository:
         """Raise NotFound for an unknown name."""
         return self._one(CollectionRow.name == name, name)
 
-    def create(self, name: str) -> Collection:
+    def create(self, name: str, owner_id: str | None = None) -> Collection:
         """Raise Conflict when the name is taken."""
-        row = CollectionRow(id=new_id(), name=name, created_at=utc_now())
+        row = CollectionRow(id=new_id(), name=name, created_at=utc_now(), owner_id=owner_id)
         try:
             with self._database.session() as session:
                 session.add(row)
         except IntegrityError as error:
             raise Conflict(f"a collection named {name!r} exists already") from error
-        return Collection(id=row.id, name=row.name, created_at=row.created_at)
+        return collection_of(row, 0)
 
     def rename(self, collection_id: str, name: str) -> Collection:
         """Raise NotFound for an unknown id, Conflict when the name is taken."""
@@ -80,4 +80,4 @@ def counted() -> Select[CollectionRow, int]:
 
 def collection_of(row: CollectionRow, num_documents: int) -> Collection:
     """The domain's view of a row."""
-    return Collection(row.id, row.name, row.created_at, num_documents)
+    return Collection(row.id, row.name, row.created_at, num_documents, row.owner_id)

@@ -131,9 +131,11 @@ class DocumentRepository:
             for hashes in pieces(sorted(content_hashes)):
                 session.execute(delete(UnusedFileRow).where(UnusedFileRow.content_hash.in_(hashes)))
 
-    def counts(self, collection_id: str | None = None) -> DocumentCounts:
-        """The library, or one collection of it, in numbers."""
-        conditions = matching(collection_id, None, None)
+    def counts(
+        self, collection_id: str | None = None, *, within: Iterable[str] | None = None
+    ) -> DocumentCounts:
+        """The library, or one collection of it, in numbers; `within` as in `list`."""
+        conditions = matching(collection_id, None, None, within)
         statement = (
             select(JobRow.stage, func.count(), func.sum(DocumentRow.num_chunks))
             .join(DocumentRow, JobRow.document_id == DocumentRow.id)
@@ -154,12 +156,16 @@ class DocumentRepository:
             num_chunks=sum(num_chunks for _, _, num_chunks in rows),
         )
 
-    def sample_titles(self, limit: int) -> list[str]:
+    def sample_titles(self, limit: int, *, within: Iterable[str] | None = None) -> list[str]:
         """Titles of ready documents, the newest first, for sample questions."""
         statement = (
             select(DocumentRow.title)
             .join(JobRow, JobRow.document_id == DocumentRow.id)
-            .where(JobRow.stage == JobStage.DONE, DocumentRow.title != "")
+            .where(
+                JobRow.stage == JobStage.DONE,
+                DocumentRow.title != "",
+                *matching(None, None, None, within),
+            )
             .order_by(DocumentRow.created_at.desc())
             .limit(limit)
         )
@@ -318,9 +324,14 @@ class DocumentRepository:
         query: str | None = None,
         page: int = 1,
         page_size: int = 50,
+        *,
+        within: Iterable[str] | None = None,
     ) -> tuple[list[Document], int]:
-        """One page, the newest first, and the number of all that match; pages start at 1."""
-        conditions = matching(collection_id, status, query)
+        """One page, the newest first, and the number of all that match; pages start at 1.
+
+        `within` are the collections that may be looked at: None for all, empty for none.
+        """
+        conditions = matching(collection_id, status, query, within)
         statement = (
             with_job()
             .where(*conditions)
@@ -354,10 +365,15 @@ def with_job() -> Select[DocumentRow, JobRow]:
 
 
 def matching(
-    collection_id: str | None, status: StatusFilter | None, query: str | None
+    collection_id: str | None,
+    status: StatusFilter | None,
+    query: str | None,
+    within: Iterable[str] | None = None,
 ) -> list[ColumnElement[bool]]:
     """The conditions of a filter; `query` is looked for in name, title and path."""
     conditions: list[ColumnElement[bool]] = []
+    if within is not None:
+        conditions.append(DocumentRow.collection_id.in_(list(within)))
     if collection_id is not None:
         conditions.append(DocumentRow.collection_id == collection_id)
     if status is not None:
@@ -456,11 +472,13 @@ def queue_file(session: Session, row: DocumentRow, file: IncomingFile) -> Docume
     if twin is None:
         return document
     other, other_job = twin
+    # Its name is for those who may see it: in another collection not everyone may.
+    named = f" as “{other.name}”" if other.collection_id == row.collection_id else ""
     job = job_of(session, row.id)
     job.stage = JobStage.QUARANTINED
     job.finished_at = job.queued_at
     job.reason = (
-        f"the same bytes are in quarantine as “{other.name}”: {other_job.reason};"
+        f"the same bytes are in quarantine{named}: {other_job.reason};"
         " retry this document to have them tried again"
     )
     return document_of(row, job)

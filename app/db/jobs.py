@@ -142,9 +142,12 @@ class JobRepository:
         with self._database.session() as session:
             return session.scalar(statement) is not None
 
-    def retry_failed(self) -> list[str]:
-        """Queue what has failed, but not what was cancelled or quarantined; document ids."""
-        failed = select(JobRow.document_id).where(JobRow.stage == JobStage.FAILED)
+    def retry_failed(self, within: Sequence[str] | None = None) -> list[str]:
+        """Queue what has failed, but not what was cancelled or quarantined; document ids.
+
+        In these collections: None for all.
+        """
+        failed = select(JobRow.document_id).where(JobRow.stage == JobStage.FAILED, *inside(within))
         now = self._clock()
         with self._database.session() as session:
             ids = [*session.scalars(failed.order_by(JobRow.queued_at).with_for_update())]
@@ -164,10 +167,19 @@ class JobRepository:
             session.execute(update(InstallationRow).values(is_queue_paused=is_paused))
 
     def list(
-        self, stage: JobStage | None, page: int, page_size: int
+        self,
+        stage: JobStage | None,
+        page: int,
+        page_size: int,
+        within: Sequence[str] | None = None,
     ) -> tuple[list[QueueEntry], int]:
-        """One page of the queue, the latest first, and how many match; pages start at 1."""
-        matching = [] if stage is None else [JobRow.stage == stage]
+        """One page of the queue, the latest first, and how many match; pages start at 1.
+
+        `within` are the collections whose documents may be seen: None for all.
+        """
+        matching = inside(within)
+        if stage is not None:
+            matching.append(JobRow.stage == stage)
         statement = (
             select(JobRow, DocumentRow.name)
             .join(DocumentRow, DocumentRow.id == JobRow.document_id)
@@ -223,6 +235,14 @@ def queue_job(
     )
     session.add(job)
     return job
+
+
+def inside(collection_ids: Sequence[str] | None) -> "list[ColumnElement[bool]]":
+    """The condition that a job's document is in one of these collections; None for any."""
+    if collection_ids is None:
+        return []
+    documents = select(DocumentRow.id).where(DocumentRow.collection_id.in_(collection_ids))
+    return [JobRow.document_id.in_(documents)]
 
 
 def write(session: Session, job: Job, **values: Any) -> None:  # Any: column values

@@ -51,13 +51,93 @@ class Base(DeclarativeBase):
 
 
 class CollectionRow(Base):
-    """A knowledge base."""
+    """A knowledge base; without an owner it is the administrators'."""
 
     __tablename__ = "collections"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime]
+    owner_id: Mapped[str | None] = mapped_column(index=True)
+
+
+class GrantRow(Base):
+    """Who may use a knowledge base beside its owner; `principal_id` is empty for everyone."""
+
+    __tablename__ = "grants"
+
+    collection_id: Mapped[str] = mapped_column(
+        ForeignKey("collections.id", ondelete="CASCADE"), primary_key=True
+    )
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    principal_id: Mapped[str] = mapped_column(primary_key=True, index=True)
+    role: Mapped[str]
+
+
+class UserRow(Base):
+    """A person; `name_key` is the name by which it is found, without case."""
+
+    __tablename__ = "users"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    name_key: Mapped[str] = mapped_column(unique=True)
+    password_hash: Mapped[str]
+    role: Mapped[str]
+    is_active: Mapped[bool]
+    created_at: Mapped[datetime]
+    last_seen_at: Mapped[datetime | None]
+
+
+class GroupRow(Base):
+    """Users to whom knowledge bases are shared together."""
+
+    __tablename__ = "user_groups"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    name_key: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime]
+
+
+class MembershipRow(Base):
+    """That a user is in a group."""
+
+    __tablename__ = "memberships"
+
+    group_id: Mapped[str] = mapped_column(
+        ForeignKey("user_groups.id", ondelete="CASCADE"), primary_key=True
+    )
+    user_id: Mapped[str] = mapped_column(
+        ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+
+
+class SessionRow(Base):
+    """A browser that is logged in; the token itself is known to the browser alone."""
+
+    __tablename__ = "sessions"
+
+    token_hash: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class ApiKeyRow(Base):
+    """A user's key for programs; the key itself is known to the user alone."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str]
+    prefix: Mapped[str]
+    key_hash: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime]
+    last_used_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]
 
 
 class DocumentRow(Base):
@@ -226,11 +306,15 @@ class StaleVectorRow(Base):
 
 
 class StoredFileRow(Base):
-    """A file that was sent by itself, to be put into collections later."""
+    """A file that was sent by itself, to be put into collections later.
+
+    `owner_id` is the user who sent it, or empty.
+    """
 
     __tablename__ = "stored_files"
 
     id: Mapped[str] = mapped_column(primary_key=True)
+    owner_id: Mapped[str] = mapped_column(index=True)
     name: Mapped[str]
     media_type: Mapped[str]
     content_hash: Mapped[str] = mapped_column(index=True)
@@ -258,13 +342,17 @@ class UnusedFileRow(Base):
 
 
 class InstallationRow(Base):
-    """One row: the data folder of the same id holds the files of these documents."""
+    """One row: the data folder of the same id holds the files of these documents.
+
+    `setup_code_hash` is of the code that makes the first account, while there is none.
+    """
 
     __tablename__ = "installation"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     is_queue_paused: Mapped[bool]
     configured_index: Mapped[str | None]
+    setup_code_hash: Mapped[str | None]
 
 
 class EvaluationRow(Base):
@@ -286,11 +374,15 @@ class EvaluationRow(Base):
 
 
 class ChatRow(Base):
-    """A conversation; its messages are ordered by `position`."""
+    """A conversation; its messages are ordered by `position`.
+
+    `owner_id` is the user whose it is, or empty.
+    """
 
     __tablename__ = "chats"
 
     id: Mapped[str] = mapped_column(primary_key=True)
+    owner_id: Mapped[str] = mapped_column(index=True)
     title: Mapped[str]
     collection_ids: Mapped[list[str]] = mapped_column(JSON)
     created_at: Mapped[datetime]

@@ -30,10 +30,13 @@ class StoredFileRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, name: str, media_type: str, content_hash: str, num_bytes: int) -> StoredFile:
+    def add(
+        self, name: str, media_type: str, content_hash: str, num_bytes: int, owner_id: str = ""
+    ) -> StoredFile:
         """Note a file whose bytes lie under `content_hash` already."""
         row = StoredFileRow(
             id=STORED_PREFIX + new_id(),
+            owner_id=owner_id,
             name=name,
             media_type=media_type,
             content_hash=content_hash,
@@ -68,6 +71,14 @@ class StoredFileRepository:
             note_unused(session, row.content_hash)
             session.delete(row)
             return [*session.scalars(made_from)]
+
+    def collections(self, file_id: str) -> tuple[str, ...]:
+        """The collections that a stored file was put into."""
+        statement = select(DocumentRow.collection_id).where(
+            DocumentRow.source == STORED_SOURCE, DocumentRow.path == file_id
+        )
+        with self._database.snapshot() as session:
+            return tuple(session.scalars(statement))
 
     def documents(
         self, collection_id: str, stages: Sequence[JobStage] | None, cursor: Cursor
@@ -134,10 +145,13 @@ class StoredFileRepository:
             raise NotFound(f"collection {collection_id} has no file batch {batch_id}")
         return batch_of(row)
 
-    def list(self, cursor: Cursor) -> tuple[list[StoredFile], bool]:
-        """One page by time, and whether there are more."""
+    def list(self, cursor: Cursor, owner_id: str | None = None) -> tuple[list[StoredFile], bool]:
+        """One page by time, and whether there are more; of all owners where none is given."""
+        statement = select(StoredFileRow)
+        if owner_id is not None:
+            statement = statement.where(StoredFileRow.owner_id == owner_id)
         with self._database.snapshot() as session:
-            rows, has_more = one_page(session, select(StoredFileRow), StoredFileRow, cursor)
+            rows, has_more = one_page(session, statement, StoredFileRow, cursor)
         return [stored_file_of(row) for (row,) in rows], has_more
 
 
@@ -168,7 +182,13 @@ def one_page(
 def stored_file_of(row: StoredFileRow) -> StoredFile:
     """The domain's view of a row."""
     return StoredFile(
-        row.id, row.name, row.media_type, row.content_hash, row.num_bytes, row.created_at
+        row.id,
+        row.name,
+        row.media_type,
+        row.content_hash,
+        row.num_bytes,
+        row.created_at,
+        row.owner_id,
     )
 
 

@@ -209,6 +209,7 @@ class AnswerPipeline:
             language=language,
             max_tokens=question.max_tokens or options.max_tokens,
             temperature=temperature,
+            tenant=question.tenant,
         )
 
     def _ending(self, stream: CitationStream, language: Language) -> list[TextDelta | Cited]:

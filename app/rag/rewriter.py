@@ -76,6 +76,7 @@ class QuestionRewriter:
             language=language,
             max_tokens=MAX_TOKENS,
             temperature=0.0,
+            tenant=question.tenant,
         )
         text = ""
         async with aclosing(self._generator.generate(request)) as pieces:

@@ -14,6 +14,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from itertools import product
 from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
@@ -31,7 +32,7 @@ from app.rag.protocols import ChunkVectors, ScoredChunk, SparseVector, Vectors
 logger = logging.getLogger(__name__)
 
 ALIAS = "folio"
-# Milvus allows 65 535 characters in a filter: a thousand ids of 32 stay below.
+# Milvus allows 65 535 characters in a filter: a thousand ids of 32 in all stay below.
 MAX_IDS = 1000
 MAX_ID_LENGTH = 64
 # A gRPC message may have 64 MB on a server: a thousand rows of 1 024 floats have 5.
@@ -410,13 +411,13 @@ def conditions(scope: SearchScope) -> list[str]:
     Documents are few enough in each for the length that a filter may have.
     """
     ids = scope.collection_ids
-    inside = [] if ids is None else [is_one_of("collection_id", ids)]
+    inside = (
+        [""] if ids is None else [is_one_of("collection_id", p) for p in pieces(ids, MAX_IDS // 2)]
+    )
     if scope.document_ids is None:
-        return [" and ".join(inside)]
-    return [
-        " and ".join([*inside, is_one_of("document_id", piece)])
-        for piece in pieces(scope.document_ids, MAX_IDS)
-    ]
+        return inside
+    documents = [is_one_of("document_id", p) for p in pieces(scope.document_ids, MAX_IDS // 2)]
+    return [" and ".join(filter(None, both)) for both in product(inside, documents)]
 
 
 def is_one_of(field: str, values: Sequence[str]) -> str:

@@ -26,6 +26,7 @@ from app.errors import FolioError
 from app.manual import sample_questions
 from app.rag.parsers import SUPPORTED_SUFFIXES
 from app.services import Limits, Records, Services
+from app.wiring.accounts import database_url, make_accounts
 
 logger = logging.getLogger(__name__)
 BYTES_PER_MB = 1_000_000
@@ -51,7 +52,13 @@ def make_services(settings: Settings, records: Records) -> Services:
     if num_interrupted:
         logger.warning("answers interrupted by the last stop num_messages=%d", num_interrupted)
     records.evaluations.fail_interrupted()
+    accounts = make_accounts(settings, records.database)
+    has_accounts = settings.auth == "users"
+    if not has_accounts and accounts.users.count():
+        logger.warning("FOLIO_AUTH=off: whoever reaches Folio sees what its users have")
     return Services(
+        accounts=accounts if has_accounts else None,
+        setup_code=accounts.begin_setup() if has_accounts else None,
         records=records,
         limits=Limits(
             max_upload_bytes=settings.max_upload_mb * BYTES_PER_MB,
@@ -71,8 +78,7 @@ def make_services(settings: Settings, records: Records) -> Services:
 
 def open_records(settings: Settings) -> Records:
     """The database, ours alone where it is a file, at the newest schema."""
-    url = settings.database_url or f"sqlite:///{settings.data_dir.absolute() / 'folio.db'}"
-    database = Database(url)
+    database = Database(database_url(settings))
     try:
         database.own()
         database.migrate()

@@ -37,6 +37,7 @@ from app.domain import (
     IncomingFile,
     MetadataValue,
     Question,
+    RemovedDocument,
     Sources,
     Stage,
     TextDelta,
@@ -55,6 +56,7 @@ from tests.fakes import (
     make_sources,
 )
 
+Change = Document | RemovedDocument
 SUFFIXES = (".md", ".pdf", ".txt", ".html", ".svg")
 MEDIA_TYPES = {
     ".md": "text/markdown",
@@ -72,9 +74,11 @@ class FakeProcessor:
         self.documents = records.documents
         self.jobs = records.jobs
         self.folder = folder
-        self.callbacks: list[Callable[[Document | str], None]] = []
+        self.callbacks: list[Callable[[Change], None]] = []
 
-    def add_file(self, collection_id, source, path, name, file, metadata=None) -> AddResult:
+    def add_file(
+        self, collection_id, source, path, name, file, metadata=None, owner=""
+    ) -> AddResult:
         data = file.read_bytes()
         content_hash = hashlib.sha256(data).hexdigest()
         shutil.copy(file, self.folder / content_hash)
@@ -88,6 +92,7 @@ class FakeProcessor:
                 content_hash=content_hash,
                 num_bytes=len(data),
                 metadata=metadata,
+                owner=owner,
             )
         )
         self.tell(result.document)
@@ -107,28 +112,29 @@ class FakeProcessor:
         self.jobs.pause(document_id)
         return self.documents.get(document_id)
 
-    def retry_failed(self) -> int:
-        return len(self.jobs.retry_failed())
+    def retry_failed(self, within=None) -> int:
+        return len(self.jobs.retry_failed(within))
 
     def set_paused(self, is_paused: bool) -> None:
         self.jobs.set_paused(is_paused)
 
     def delete(self, document_id: str) -> None:
+        document = self.documents.get(document_id)
         self.documents.delete(document_id)
-        self.tell(document_id)
+        self.tell(RemovedDocument(document_id, document.collection_id))
 
     def delete_collection(self, collection_id: str) -> None:
         for document_id in self.documents.delete_collection(collection_id):
-            self.tell(document_id)
+            self.tell(RemovedDocument(document_id, collection_id))
 
     def file_path(self, document_id: str) -> Path:
         return self.folder / self.documents.served_hash(document_id)
 
-    def subscribe(self, callback: Callable[[Document | str], None]) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[Change], None]) -> Callable[[], None]:
         self.callbacks.append(callback)
         return lambda: self.callbacks.remove(callback)
 
-    def tell(self, change: Document | str) -> None:
+    def tell(self, change: Change) -> None:
         for callback in list(self.callbacks):
             callback(change)
 
@@ -251,7 +257,7 @@ def services(tmp_path: Path, pipeline: ScriptedPipeline) -> Iterator[Services]:
             temperature=0.2,
         ),
         load=load,
-        sample_questions=lambda: {"en": ["What is leave?"], "zh": []},
+        sample_questions=lambda within: {"en": ["What is leave?"], "zh": []},
         upload_dir=tmp_path / "uploads",
     )
     database.close()

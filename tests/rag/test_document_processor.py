@@ -14,9 +14,11 @@ from app.domain import (
     Block,
     BlockKind,
     ChunkSpan,
+    Document,
     DocumentStatus,
     JobStage,
     ParsedDocument,
+    RemovedDocument,
 )
 from app.errors import (
     Conflict,
@@ -668,9 +670,9 @@ def test_subscribers_see_each_stage_and_the_removal(world):
     assert world.processor.wait_until_idle(PATIENCE_S)
     world.processor.stop(PATIENCE_S)
     world.processor.delete(document.id)
-    stages = list(dict.fromkeys(c.stage for c in changes if not isinstance(c, str)))
+    stages = list(dict.fromkeys(c.stage for c in changes if isinstance(c, Document)))
     assert stages == ["queued", "parsing", "chunking", "embedding", "storing", "done"]
-    assert changes[-1] == document.id
+    assert changes[-1] == RemovedDocument(document.id, "default")
     unsubscribe()
     num_changes = len(changes)
     world.add("two")

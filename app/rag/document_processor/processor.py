@@ -14,6 +14,7 @@ from app.domain import (
     IncomingFile,
     Job,
     MetadataValue,
+    RemovedDocument,
     StoredFile,
 )
 from app.errors import InvalidInput, NotFound, StoreUnavailable, UnsupportedFormat
@@ -31,7 +32,7 @@ from app.rag.protocols import (
 logger = logging.getLogger(__name__)
 UNKNOWN_MEDIA_TYPE = "application/octet-stream"
 SWEEP_RETRY_S = 30.0
-Change = Document | str  # a changed document, or the id of a removed one
+Change = Document | RemovedDocument
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class DocumentProcessor:
         self._next_sweep = 0.0  # monotonic
         self._subscribers: list[Callable[[Change], None]] = []
 
-    def add_file(
+    def add_file(  # noqa: PLR0913 - a file is known by all of these
         self,
         collection_id: str,
         source: str,
@@ -89,8 +90,11 @@ class DocumentProcessor:
         name: str,
         file: Path,
         metadata: Mapping[str, MetadataValue] | None = None,
+        owner: str = "",
     ) -> AddResult:
         """Copy a file into the library and queue it, unless it is there with the same bytes.
+
+        `owner` is the user whose turn it takes, empty where there are none.
 
         A document whose last try failed is queued again. Raise UnsupportedFormat, TooLarge,
         InvalidInput, or NotFound for an unknown collection.
@@ -106,21 +110,28 @@ class DocumentProcessor:
             digest.content_hash,
             digest.num_bytes,
             metadata,
+            owner,
         )
         with self._files_lock:  # nobody may take the file for unused in between
             self._keep(file, digest)
             result = self._documents.add(incoming)
         return self._added(result)
 
-    def store_file(self, name: str, file: Path) -> StoredFile:
-        """Copy a file in that no collection has yet; it stays until it is deleted."""
+    def store_file(self, name: str, file: Path, owner_id: str = "") -> StoredFile:
+        """Copy a user's file in that no collection has yet; it stays until it is deleted."""
         digest, media_type = self._read(name, file)
         with self._files_lock:
             self._keep(file, digest)
-            return self._stored.add(name, media_type, digest.content_hash, digest.num_bytes)
+            return self._stored.add(
+                name, media_type, digest.content_hash, digest.num_bytes, owner_id
+            )
 
     def add_stored(
-        self, collection_id: str, file_id: str, metadata: Mapping[str, MetadataValue] | None = None
+        self,
+        collection_id: str,
+        file_id: str,
+        metadata: Mapping[str, MetadataValue] | None = None,
+        owner: str = "",
     ) -> AddResult:
         """Put a stored file into a collection and queue it, unless it is there."""
         file = self._stored.get(file_id)
@@ -133,6 +144,7 @@ class DocumentProcessor:
             file.content_hash,
             file.num_bytes,
             metadata,
+            owner,
         )
         return self._added(self._documents.add(incoming))
 
@@ -204,9 +216,12 @@ class DocumentProcessor:
             self._workers.interrupt(document_id)
         return self._told(document_id)
 
-    def retry_failed(self) -> int:
-        """Queue every document that has failed, but none in quarantine; returns how many."""
-        document_ids = self._jobs.retry_failed()
+    def retry_failed(self, within: Sequence[str] | None = None) -> int:
+        """Queue every document that has failed, but none in quarantine; returns how many.
+
+        Those in the collections `within`; None for all.
+        """
+        document_ids = self._jobs.retry_failed(within)
         for document_id in document_ids:
             self._announce(document_id)
         self._workers.wake()
@@ -219,12 +234,13 @@ class DocumentProcessor:
 
     def delete(self, document_id: str) -> None:
         """Remove a document, its chunks, and its file where no other document has the same."""
+        document = self._documents.get(document_id)
         self._documents.delete(document_id)
-        self._clean_up_after([document_id])
+        self._clean_up_after(document.collection_id, [document_id])
 
     def delete_collection(self, collection_id: str) -> None:
         """Remove a collection with its documents; Conflict for the default one."""
-        self._clean_up_after(self._documents.delete_collection(collection_id))
+        self._clean_up_after(collection_id, self._documents.delete_collection(collection_id))
 
     def file_path(self, document_id: str) -> Path:
         """The file whose chunks are searched; before the first time, the newest."""
@@ -310,9 +326,9 @@ class DocumentProcessor:
             )
         return num_queued
 
-    def _clean_up_after(self, removed_ids: Sequence[str]) -> None:
+    def _clean_up_after(self, collection_id: str, removed_ids: Sequence[str]) -> None:
         for document_id in removed_ids:
-            self._tell(document_id)
+            self._tell(RemovedDocument(document_id, collection_id))
         self._discard_unused()
         self._tidy()
 
@@ -346,13 +362,13 @@ class DocumentProcessor:
                 logger.warning("stale vectors not deleted yet reason=%s", error)
 
     def _announce(self, document_id: str) -> None:
-        """Tell where a document stands now."""
+        """Tell where a document stands now; whoever removed it has told of that."""
         if not self._subscribers:
             return
         try:
             self._tell(self._documents.get(document_id))
         except NotFound:
-            self._tell(document_id)
+            logger.debug("document is gone document_id=%s", document_id)
 
     def _told(self, document_id: str) -> Document:
         """The document as it is now, of which the subscribers are told."""

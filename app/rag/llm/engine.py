@@ -54,6 +54,8 @@ class EngineGenerator:
             {"prompt_token_ids": prompt},
             self._params(request, prompt),
             draft_texts=[source.hit.chunk.span.text for source in request.sources],
+            tenant=request.tenant,
+            cache_salt=request.tenant,
         )
         text = ""
         # An async generator, whatever its annotation says: closing it aborts the request.

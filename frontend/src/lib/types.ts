@@ -104,6 +104,7 @@ export interface CollectionOut {
   name: string;
   num_documents: number;
   created_at: string;
+  access: 'reader' | 'editor' | 'owner';
 }
 
 export interface ScoresOut {
