@@ -41,12 +41,25 @@ answer_latency = Histogram(
     "folio_answer_seconds", "Question to finished answer", ["generator"], buckets=LATENCY_BUCKETS_S
 )
 answers = Counter("folio_answers_total", "Answers by outcome", ["generator", "outcome"])
+citations_checked = Counter(
+    "folio_citations_total",
+    "Citations that a generator wrote, by outcome (kept, dropped: its passage does not say so)",
+    ["outcome"],
+)
 completion_tokens = Counter("folio_completion_tokens_total", "Generated tokens", ["generator"])
 jobs = Counter("folio_jobs_total", "Ingestion jobs by outcome", ["outcome"])
+for _outcome in ("done", "failed", "postponed", "quarantined", "lost"):
+    jobs.labels(_outcome)  # shown as 0 from the start: alerts ask for what has not increased
 job_stage_latency = Histogram(
     "folio_job_stage_seconds", "Ingestion time by stage", ["stage"], buckets=LATENCY_BUCKETS_S
 )
-jobs_queued = Gauge("folio_jobs_queued", "Ingestion jobs waiting")
+documents = Gauge(
+    "folio_documents", "Documents by status (ready, pending, failed); of the database", ["status"]
+)
+chunks = Gauge("folio_chunks", "Searchable chunks; of the database")
+dependency_up = Gauge("folio_dependency_up", "1 where a dependency answers, else 0", ["dependency"])
+ingestion_paused = Gauge("folio_ingestion_paused", "1 where someone has paused the queue, else 0")
+answers_open = Gauge("folio_answers_open", "Answers that are written or wait in this process")
 vector_query_latency = Histogram(
     "folio_vector_query_seconds",
     "Vector store calls by operation",

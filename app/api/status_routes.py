@@ -7,10 +7,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app import __version__
 from app.api.convert import out
-from app.api.deps import PermittedDep, ServicesDep
+from app.api.deps import PermittedDep, RunsDep, ServicesDep
 from app.api.errors import NOT_READY
 from app.api.guards import guard_metrics
 from app.api.schemas import CheckOut, EmbedderOut, GeneratorOut, HealthOut, ReadyOut, StatusOut
+from app.metrics import answers_open, chunks, dependency_up, documents, ingestion_paused
 from app.services import Services
 
 router = APIRouter(prefix="/api/status", tags=["status"])
@@ -66,8 +67,19 @@ def get_ready(services: ServicesDep, response: Response) -> ReadyOut:
 
 
 @probes.get("/metrics", response_class=Response, dependencies=[Depends(guard_metrics)])
-def get_metrics() -> Response:
-    """Prometheus metrics."""
+def get_metrics(services: ServicesDep, runs: RunsDep) -> Response:
+    """Prometheus metrics; those of the library are read as they are asked for."""
+    checks = services.checks()
+    for check in checks:
+        dependency_up.labels(check.name.replace(" ", "_")).set(check.is_ok)
+    if all(check.is_ok for check in checks if check.name == "database"):
+        counts = services.records.documents.counts()
+        documents.labels("ready").set(counts.num_ready)
+        documents.labels("pending").set(counts.num_pending)
+        documents.labels("failed").set(counts.num_failed)
+        chunks.set(counts.num_chunks)
+        ingestion_paused.set(services.records.jobs.is_paused)
+    answers_open.set(len(runs.unfinished()))
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 

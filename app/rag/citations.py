@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from app.domain import Citation, Cited, Source, TextDelta
+from app.metrics import citations_checked
 from app.rag.entailment import Meanings, Passage, Terms
 from app.rag.text import split_sentences
 
@@ -107,7 +108,9 @@ class CitationStream:
         for number in dict.fromkeys(numbers):
             passage = self._passages.get(number)
             if not passage or not claim or not passage.supports(self.text[slice(*claim)]):
+                citations_checked.labels("dropped").inc()
                 continue
+            citations_checked.labels("kept").inc()
             citation = Citation(number, passage.chunk_id, *claim)
             if citation in self.citations:
                 continue

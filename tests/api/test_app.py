@@ -253,6 +253,20 @@ def test_requests_are_counted_by_route_and_scanners_add_no_labels(client):
     assert "wp-login" not in metrics
 
 
+def test_metrics_tell_of_the_library_and_of_what_it_needs(client, services, monkeypatch):
+    metrics = client.get("/metrics").text
+    assert 'folio_dependency_up{dependency="vector_store"} 1.0' in metrics
+    assert 'folio_documents{status="ready"} 0.0' in metrics
+    assert "folio_answers_open 0.0" in metrics
+
+    def fail():
+        raise StoreUnavailable("Milvus at http://milvus:19530 does not answer")
+
+    monkeypatch.setattr(services.store, "check", fail)
+    services.report("ready", "ask")  # what was asked before holds no longer
+    assert 'folio_dependency_up{dependency="vector_store"} 0.0' in client.get("/metrics").text
+
+
 def test_frontend_is_served_with_its_headers(settings, services, tmp_path):
     settings.frontend_dir = tmp_path / "dist"
     (settings.frontend_dir / "assets").mkdir(parents=True)

@@ -4,6 +4,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from app.domain import Cited, TextDelta
 from app.rag.citations import CitationStream
@@ -129,3 +130,15 @@ def test_text_before_a_possible_marker_is_not_held_back():
     assert stream.feed(f"{LEAVE} [") == [TextDelta(LEAVE)]
     assert stream.feed("1") == []
     assert [type(event) for event in stream.feed("]")] == [TextDelta, Cited]
+
+
+def test_kept_and_dropped_citations_are_counted():
+    def counted():
+        return {
+            outcome: REGISTRY.get_sample_value("folio_citations_total", {"outcome": outcome}) or 0
+            for outcome in ("kept", "dropped")
+        }
+
+    before = counted()
+    run("Employees have fifteen days of paid leave a year [1][3].")
+    assert counted() == {"kept": before["kept"] + 1, "dropped": before["dropped"] + 1}

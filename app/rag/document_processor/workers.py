@@ -13,7 +13,6 @@ from functools import partial
 from app.domain import Job, JobStage
 from app.errors import FolioError, LeaseLost, ParseLimitExceeded, Unavailable
 from app.metrics import jobs as job_outcomes
-from app.metrics import jobs_queued
 from app.rag.document_processor.ingestion import Advance
 from app.rag.protocols import JobRecords
 
@@ -151,7 +150,6 @@ class Workers:
         for document_id in self._jobs.fail_exhausted(self._config.max_attempts):
             job_outcomes.labels("quarantined").inc()
             self._announce(document_id)
-        jobs_queued.set(self._jobs.num_pending())
         job = self._jobs.claim(self._config.lease_s)
         if job is None:
             return False
