@@ -24,6 +24,7 @@ for (const look of LOOKS) {
     await expect(page.locator('.hljs-keyword').first()).toBeVisible();
     expect(await page.evaluate(() => (window as { pwned?: number }).pwned)).toBeUndefined();
     await page.locator('.scroll').evaluate((element) => element.scrollTo(0, 0));
+    await expect(page.locator('header h1')).toHaveClass(/quiet/);
     await check('answer');
 
     await page.locator('.cite').first().click();
@@ -56,6 +57,7 @@ for (const look of LOOKS) {
     } else {
       await page.getByRole('link', { name: /Documents|文档/ }).click();
     }
+    await expect(page.getByRole('heading', { level: 1, name: /Documents|文档/ })).toBeVisible();
     await expect(page.getByText('Leave policy.md')).toBeVisible();
     await check('library');
     const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
