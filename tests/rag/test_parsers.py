@@ -523,6 +523,8 @@ def test_unknown_format_is_refused_with_what_can_be_read(tmp_path):
 
 def test_media_type_goes_by_the_first_bytes_where_they_are_certain():
     assert media_type_of("a.txt", b"%PDF-1.7\n") == "application/pdf"
+    assert media_type_of("a.pdf", b"\x00junk before it %PDF-1.7\n") == "application/pdf"
+    assert media_type_of("a.md", b"A PDF file begins with %PDF-1.7.") == "text/markdown"
     assert media_type_of("a.md", b"# x") == "text/markdown"
     assert media_type_of("README", b"plain text") == "text/plain"
     assert media_type_of("a.xyz", b"\x00\x01") == "application/octet-stream"

@@ -104,6 +104,15 @@ def test_names_of_an_old_chinese_zip_are_read(tmp_path):
     assert "年假.txt" in read(path).text
 
 
+def test_two_files_of_one_name_in_a_zip_are_both_read(tmp_path):
+    path = tmp_path / "twins.zip"
+    with zipfile.ZipFile(path, "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("a.md", "the first")
+        archive.writestr("a.md", "the second")
+    text = read(path).text
+    assert ("the first" in text, "the second" in text) == (True, True)
+
+
 def test_a_zip_without_a_file_that_is_read_says_so(tmp_path):
     with pytest.raises(ParseFailed, match="no file that can be read"):
         read(bundle_of(tmp_path / "tools.zip", a__exe="MZ"))

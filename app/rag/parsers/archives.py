@@ -64,9 +64,10 @@ def parse_xml(data: bytes, name: str) -> etree._Element:
     return root
 
 
-def read_part(archive: zipfile.ZipFile, part: str, name: str) -> bytes:
-    """The bytes of one part of a container."""
+def read_part(archive: zipfile.ZipFile, part: str | zipfile.ZipInfo, name: str) -> bytes:
+    """The bytes of one part of a container; of several of one name, the last."""
     try:
         return archive.read(part)
     except (KeyError, zipfile.BadZipFile, OSError, EOFError, RuntimeError) as error:
-        raise ParseFailed(f"“{name}” is damaged: its part {part} cannot be read") from error
+        part_name = part if isinstance(part, str) else part.filename
+        raise ParseFailed(f"“{name}” is damaged: its part {part_name} cannot be read") from error

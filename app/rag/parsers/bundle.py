@@ -27,7 +27,7 @@ def parse(path: Path, name: str, access: Access) -> ParsedDocument:
                 "add the folder"
             )
         for entry in entries:
-            content = read_part(archive, entry.filename, name)
+            content = read_part(archive, entry, name)
             num_read += add_attachment(builder, _name_of(entry), content, access)
     if not num_read:
         raise ParseFailed(f"“{name}” holds no file that can be read (files: {len(entries)})")

@@ -104,9 +104,10 @@ READABLE = (
 def media_type_of(name: str, head: bytes) -> str:
     """The media type by suffix and first bytes; `application/octet-stream` where none is known.
 
-    The first bytes win where they are certain: a PDF named `.txt` is a PDF.
+    The first bytes win where they are certain: a PDF named `.txt` is a PDF, a text that only speaks
+    of PDF is not.
     """
-    if b"%PDF-" in head[:1024]:
+    if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"%PDF-"):
         return "application/pdf"
     known = _BY_SUFFIX.get(PurePath(name).suffix.lower())
     if head.startswith(b"{\\rtf"):
