@@ -137,4 +137,9 @@ async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:
 
 def _sentence(problems: Sequence[Any]) -> str:
     """`body.text: String should have at least 1 character; …`."""
-    return "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in problems)
+    return "; ".join(f"{_place(problem['loc'])}: {problem['msg']}" for problem in problems)
+
+
+def _place(location: Sequence[str | int]) -> str:
+    """Where a value stands, without the validators that pydantic names in between."""
+    return ".".join(str(part) for part in location if "[" not in str(part))

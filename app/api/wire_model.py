@@ -1,12 +1,16 @@
-"""What all wire models share: nothing unknown is taken, and no text holds a NUL."""
+"""What all wire models share: nothing unknown is taken, and each text can be stored and sent."""
 
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+# JSON may escape half a surrogate pair ("\ud83d"), which has no UTF-8.
+SURROGATE = re.compile("[\ud800-\udfff]")
 
-def _without_nul(value: object) -> object:
-    return value.replace("\0", "") if isinstance(value, str) else value
+
+def _storable(value: object) -> object:
+    return SURROGATE.sub("\ufffd", value.replace("\0", "")) if isinstance(value, str) else value
 
 
 def _stripped(value: object) -> object:
@@ -14,7 +18,7 @@ def _stripped(value: object) -> object:
 
 
 # PostgreSQL stores no NUL, and nobody means one
-Text = Annotated[str, BeforeValidator(_without_nul)]
+Text = Annotated[str, BeforeValidator(_storable)]
 # A strip that is a constraint comes after the least length was checked: " " would pass as "".
 Trimmed = Annotated[Text, BeforeValidator(_stripped)]
 

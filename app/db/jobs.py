@@ -21,6 +21,9 @@ ACTIVE = (JobStage.PARSING, JobStage.CHUNKING, JobStage.EMBEDDING, JobStage.STOR
 PENDING = (JobStage.QUEUED, *ACTIVE)
 UNFINISHED = (*PENDING, JobStage.PAUSED)
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+# No lease and no wait is this long: a time that lies further ahead was written before the clock
+# was set back, and nobody is to wait for it.
+LONGEST_WAIT = timedelta(hours=1)
 
 
 class JobRepository:
@@ -322,9 +325,11 @@ def entry_of(job: JobRow, document_name: str) -> QueueEntry:
 
 def is_due(now: datetime) -> ColumnElement[bool]:
     """Queued and not waiting for a retry, or left by a worker that went silent."""
-    return or_(and_(JobRow.stage == JobStage.QUEUED, JobRow.not_before <= now), silent(now))
+    has_waited = or_(JobRow.not_before <= now, JobRow.not_before > now + LONGEST_WAIT)
+    return or_(and_(JobRow.stage == JobStage.QUEUED, has_waited), silent(now))
 
 
 def silent(now: datetime) -> ColumnElement[bool]:
     """Leased, but its worker has not renewed in time."""
-    return and_(JobRow.stage.in_(ACTIVE), JobRow.lease_until < now)
+    is_over = or_(JobRow.lease_until < now, JobRow.lease_until > now + LONGEST_WAIT)
+    return and_(JobRow.stage.in_(ACTIVE), is_over)

@@ -256,6 +256,13 @@ def test_nul_in_a_question_or_a_filter_is_left_out(http, chat, pipeline):
     assert http.post("/api/search", json={"query": "\0leave"}).json()["query"] == "leave"
 
 
+def test_half_a_surrogate_pair_in_a_question_is_replaced(http):
+    headers = {"content-type": "application/json"}
+    half = http.post("/api/search", content=rb'{"query": "leave \ud83d?"}', headers=headers)
+    whole = http.post("/api/search", content=rb'{"query": "leave \ud83d\ude00?"}', headers=headers)
+    assert [r.json()["query"] for r in (half, whole)] == ["leave \ufffd?", "leave \U0001f600?"]
+
+
 @pytest.mark.parametrize(
     ("question", "title"),
     [

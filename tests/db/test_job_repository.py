@@ -314,3 +314,18 @@ def test_the_queue_is_listed_by_stage_the_latest_first(jobs, documents, clock):
     assert (entry.reason, entry.heartbeat_at) == ("broken", clock.now)
     assert [entry.document_name for entry in jobs.list(None, 1, 1)[0]] == ["b"]
     assert jobs.list(None, 3, 1) == ([], 2)
+
+
+def test_queued_job_is_done_though_the_clock_was_set_back(jobs, documents, clock):
+    document = add(documents)
+    clock.now = datetime(2020, 1, 1, tzinfo=UTC)
+    job = jobs.claim(60)
+    assert job is not None and job.document_id == document.id
+
+
+def test_job_of_a_silent_worker_is_claimed_though_the_clock_was_set_back(jobs, documents, clock):
+    add(documents)
+    jobs.claim(60)
+    clock.advance(-7 * 86_400)
+    job = jobs.claim(60)
+    assert job is not None and job.attempt == 2

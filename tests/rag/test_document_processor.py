@@ -783,6 +783,35 @@ def test_cancelling_ends_a_parse_in_the_middle_and_the_next_file_is_unharmed(wor
     world.assert_consistent()
 
 
+@pytest.mark.parametrize("is_collection", [False, True])
+def test_deleting_ends_a_parse_in_the_middle(world, is_collection):
+    elsewhere = CollectionRepository(world.database).create("elsewhere")
+    world.parser.gate.clear()
+    world.processor.start()
+    slow = world.add("slow", "a.txt", collection_id=elsewhere.id).document
+    assert world.parser.has_begun.wait(PATIENCE_S)
+    if is_collection:
+        world.processor.delete_collection(elsewhere.id)
+    else:
+        world.processor.delete(slow.id)
+    assert world.parser.interrupted == [world.parser.thread_id]
+    world.parser.gate.set()
+    assert world.processor.wait_until_idle(PATIENCE_S)
+
+
+def test_a_new_version_ends_the_parse_of_the_old_one(world):
+    world.parser.gate.clear()
+    world.processor.start()
+    document = world.add("old", "a.txt").document
+    assert world.parser.has_begun.wait(PATIENCE_S)
+    world.add("new", "a.txt")
+    assert world.parser.interrupted == [world.parser.thread_id]
+    world.parser.gate.set()
+    assert world.processor.wait_until_idle(PATIENCE_S)
+    assert world.found(document.id) == ["new"]
+    assert world.parser.interrupted == [world.parser.thread_id]
+
+
 def test_cancelling_a_new_version_keeps_the_one_that_is_searched(world):
     world.processor.start()
     document = world.add("first").document

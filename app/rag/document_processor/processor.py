@@ -178,6 +178,7 @@ class DocumentProcessor:
 
     def _added(self, result: AddResult) -> AddResult:
         if result.outcome != "unchanged":
+            self._workers.interrupt(result.document.id)  # it reads the old version in vain
             self._tell(result.document)
             self._workers.wake()
         return result
@@ -328,6 +329,7 @@ class DocumentProcessor:
 
     def _clean_up_after(self, collection_id: str, removed_ids: Sequence[str]) -> None:
         for document_id in removed_ids:
+            self._workers.interrupt(document_id)
             self._tell(RemovedDocument(document_id, collection_id))
         self._discard_unused()
         self._tidy()

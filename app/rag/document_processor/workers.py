@@ -109,11 +109,24 @@ class Workers:
         self._wake.set()
 
     def interrupt(self, document_id: str) -> None:
-        """End the long step that a document's job is in: it has lost its lease."""
-        with self._lock:  # a thread takes its next job under it, which must not be hit
-            for thread, work in self._working.items():
-                if work.job.document_id == document_id and thread.ident is not None:
-                    self._interrupt(thread.ident)
+        """End the long step of a document's job, where that has lost its lease."""
+        with self._lock:
+            working = list(self._working.items())
+        for thread, work in working:
+            if work.job.document_id == document_id and self._has_lost(work.job):
+                with self._lock:  # a thread takes its next job under it, which must not be hit
+                    if self._working.get(thread) is work and thread.ident is not None:
+                        self._interrupt(thread.ident)
+
+    def _has_lost(self, job: Job) -> bool:
+        """Whether a job was taken from us; a new one of the same document may be at work."""
+        try:
+            self._renew(job)
+        except LeaseLost:
+            return True
+        except Unavailable:
+            logger.warning("job not looked after, it ends by itself job_id=%s", job.id)
+        return False
 
     def wait_until_idle(self, timeout_s: float) -> bool:
         """Whether no job was left in time; one that waits for its retry is one."""
