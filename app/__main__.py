@@ -2,10 +2,12 @@
 
 import json
 import logging
+import os
 import socket
 import sys
 import threading
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Protocol
 
 import typer
@@ -26,6 +28,7 @@ cli.add_typer(users_cli, name="users")
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 logger = logging.getLogger("app")
 CANNOT_START = 2
+ENDED_BY_SIGNAL = 128  # plus the signal's number, as shells count
 LOCAL_URL = "http://localhost:8000"
 CLOSE_CONNECTIONS_S = 5
 
@@ -50,6 +53,16 @@ class Server(uvicorn.Server):
         await app.state.drain()
         await super().shutdown(sockets)
         self._captured_signals.clear()  # uvicorn would raise them again; we end with status 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins the shutdown; the second ends the process where it stands.
+
+        What was being written is taken up as after any kill. The status is the shell's for a
+        signal: 130 after Ctrl-C, 143 after SIGTERM.
+        """
+        if self._captured_signals:
+            os._exit(ENDED_BY_SIGNAL + sig)
+        super().handle_exit(sig, frame)
 
 
 @cli.command()
