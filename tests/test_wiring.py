@@ -5,11 +5,13 @@ import asyncio
 import pytest
 
 from app.config import Settings
-from app.domain import Question
+from app.db.grants import GrantRepository
+from app.domain import Grant, Question
 from app.errors import Conflict, GeneratorUnavailable, InvalidInput, Unavailable
 from app.rag.llm.discovery import ModelChoice
 from app.wiring import loading
 from app.wiring.appliance import build_services
+from tests.api.conftest import FakeProcessor
 from tests.fakes import FakeEmbedder, FakeGenerator, FakeRetriever
 
 
@@ -133,3 +135,53 @@ def test_reranker_is_loaded_where_one_is_set_and_shown_with_the_other_parts(
     loading.load_reranker(chosen, services)
     [check] = [check for check in services.checks() if check.name == "reranker"]
     assert (check.is_ok, check.detail) == (True, "org/reranker")
+
+
+@pytest.fixture
+def with_accounts(settings, tmp_path):
+    manual = tmp_path / "manual"
+    manual.mkdir()
+    (manual / "intro.md").write_text("# Intro")
+    return settings.model_copy(update={"auth": "users", "manual_dir": manual})
+
+
+def queue_manual(settings, services, tmp_path):
+    """As a start does it, with a processor that only notes the documents."""
+    (tmp_path / "kept").mkdir(exist_ok=True)
+    services.processor = FakeProcessor(services.records, tmp_path / "kept")
+    loading.queue_manual(settings, services)
+    manual = services.records.collections.by_name("Folio manual")
+    return GrantRepository(services.records.database).of(manual.id), manual
+
+
+def test_a_new_manual_is_everyones_to_read_and_stays_taken_back(with_accounts, tmp_path):
+    services = build_services(with_accounts)
+    grants, manual = queue_manual(with_accounts, services, tmp_path)
+    assert grants == (Grant("everyone", None, "reader"),)
+    services.accounts.grants.share(manual.id, None, [])
+    assert queue_manual(with_accounts, services, tmp_path)[0] == ()
+    services.close(1)
+
+
+def test_a_manual_of_before_is_shared_when_the_first_account_is_made(with_accounts, tmp_path):
+    services = build_services(with_accounts.model_copy(update={"auth": "off"}))
+    assert services.accounts is None
+    assert queue_manual(with_accounts, services, tmp_path)[0] == ()
+    services.close(1)
+    services = build_services(with_accounts)
+    services.accounts.set_up(services.setup_code, "Ada", "correct horse", "")
+    assert queue_manual(with_accounts, services, tmp_path)[0] == (
+        Grant("everyone", None, "reader"),
+    )
+    services.close(1)
+    services = build_services(with_accounts)
+    assert services.setup_code is None
+    services.close(1)
+
+
+def test_accounts_that_are_turned_off_are_warned_of(settings, caplog):
+    services = build_services(settings.model_copy(update={"auth": "users"}))
+    services.accounts.add("Ada", "correct horse", "admin")
+    services.close(1)
+    build_services(settings).close(1)
+    assert "FOLIO_AUTH=off" in caplog.text

@@ -266,6 +266,12 @@ def test_other_sites_cannot_use_the_cookie(visit, people):
     assert eve.post("/api/login", json=login, headers=foreign).status_code == 403
 
 
+def test_names_of_other_sites_need_not_be_listed(app, people):
+    client = TestClient(app, base_url="http://docs.example.com")
+    assert client.get("/api/auth").status_code == 200
+    assert client.get("/api/collections").status_code == 401
+
+
 def test_last_administrator_stays_one(visit, people):
     ada = visit("ada")
     url = f"/api/users/{people['ada'].id}"

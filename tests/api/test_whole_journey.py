@@ -233,3 +233,23 @@ def test_everything_is_there_after_a_restart_which_is_quick(appliance, http, lib
     finally:
         again.process.kill()
         again.process.communicate()
+
+
+def test_first_account_is_made_with_the_code_that_the_start_prints(tmp_path):
+    appliance = Appliance(tmp_path, FOLIO_AUTH="users")
+    with httpx.Client(base_url=appliance.url, timeout=30) as http:
+        appliance.wait_until_ready(http)
+        assert http.get("/api/status").status_code == 401
+        while "Make the first one there: " not in (line := appliance.process.stdout.readline()):
+            assert line, "the code was not printed"
+        wanted = {
+            "code": line.rpartition(" ")[2].strip(),
+            "name": "Ada",
+            "password": "correct horse",
+        }
+        assert http.post("/api/setup", json=wanted).status_code == 201
+        assert http.get("/api/status").json()["phase"] == "ready"
+    appliance.stop()
+    assert wanted["code"] not in "".join(
+        file.read_bytes().decode("latin-1") for file in tmp_path.glob("folio.db*")
+    )

@@ -120,3 +120,18 @@ async def test_it_says_who_it_is_and_how_much_it_reads(case):
 async def test_longer_texts_count_more_tokens(case):
     count = case.generator.count_tokens
     assert 0 < count("fifteen days") < count("fifteen days of paid leave a year, 员工每年享有年假")
+
+
+async def test_users_share_the_engine_as_tenants_and_no_prefixes(engine, monkeypatch):
+    asked = []
+    generate = engine.generate
+
+    def spy(*arguments, **options):
+        asked.append((options["tenant"], options["cache_salt"]))
+        return generate(*arguments, **options)
+
+    monkeypatch.setattr(engine, "generate", spy)
+    generator = EngineGenerator(engine, "tiny")
+    for request in (REQUEST, replace(REQUEST, tenant="eve")):
+        assert [piece async for piece in generator.generate(request)]
+    assert asked == [("", ""), ("eve", "eve")]

@@ -16,7 +16,7 @@ from milvus_lite.server_manager import server_manager_instance
 from app.domain import EVERYWHERE, SearchScope
 from app.errors import StoreUnavailable
 from app.rag.protocols import ChunkVectors
-from app.rag.store import MilvusStore
+from app.rag.store import MilvusStore, conditions
 from tests.fakes import FakeVectorStore
 
 DIMENSION = 8
@@ -283,3 +283,26 @@ def test_sparse_support_is_told_by_the_version(version, supported):
     from app.rag.store import supports_sparse
 
     assert supports_sparse(version) is supported
+
+
+def test_every_filter_of_a_scope_is_short_enough_for_milvus():
+    collections = tuple(f"{number:032}" for number in range(1200))
+    documents = tuple(f"{number:032}" for number in range(5000, 6300))
+    for scope in (
+        SearchScope(collections),
+        SearchScope(None, document_ids=documents),
+        SearchScope(collections, document_ids=documents),
+    ):
+        filters = conditions(scope)
+        assert max(map(len, filters)) < 65_535
+        wanted = (*(scope.collection_ids or ()), *(scope.document_ids or ()))
+        text = " ".join(filters)
+        assert all(id in text for id in wanted)
+
+
+def test_collections_beyond_one_filter_are_searched_all_the_same(store):
+    store.upsert([chunk("a", collection_id="col-1"), chunk("b", collection_id="col-2")])
+    many = tuple(f"{number:032}" for number in range(700))
+    found = store.search_dense(unit(1), 5, SearchScope((*many, "col-2")))
+    assert ids(found) == ["b"]
+    assert store.search_dense(unit(1), 5, SearchScope(many)) == []
