@@ -10,6 +10,7 @@ from app.db.chunks import ChunkRepository
 from app.db.documents import DocumentRepository
 from app.db.models import Base
 from app.db.session import Database, migration_config
+from app.db.users import UserRepository
 from app.errors import Conflict, Unavailable
 
 
@@ -138,3 +139,51 @@ def test_chunks_texts_and_terms_of_before_belong_to_the_index_of_most_documents(
 
 def hits_of(database, document_ids):
     return ChunkRepository(database).hits([f"chunk-{id}" for id in document_ids]).values()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database_of_schema_9(request, tmp_path):
+    url = f"sqlite:///{tmp_path}/old.db"
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_database")
+    database = Database(url)
+    with database._engine.connect() as connection:
+        command.upgrade(migration_config(connection), "0009")
+        connection.commit()
+    yield database
+    database.close()
+
+
+def test_what_was_there_before_accounts_belongs_to_nobody(database_of_schema_9):
+    database = database_of_schema_9
+    with database.session() as session:
+        for statement in (
+            "INSERT INTO collections (id, name, created_at) VALUES ('c', 'C', '2026-01-01')",
+            "INSERT INTO chats (id, title, collection_ids, created_at, updated_at)"
+            " VALUES ('chat', 'T', '[]', '2026-01-01', '2026-01-01')",
+            "INSERT INTO stored_files (id, name, media_type, content_hash, num_bytes, created_at)"
+            " VALUES ('file-1', 'a', 'text/plain', 'h', 1, '2026-01-01')",
+        ):
+            session.execute(text(statement))
+    database.migrate()
+    with database.snapshot() as session:
+        assert session.scalars(text("SELECT owner_id FROM collections")).all() == [None, None]
+        assert session.scalars(text("SELECT owner_id FROM chats")).all() == [""]
+        assert session.scalars(text("SELECT owner_id FROM stored_files")).all() == [""]
+    users = UserRepository(database)
+    users.expect_setup("code")
+    first = users.create_first("Ada", "hash", "code")
+    with database.snapshot() as session:
+        assert session.scalars(text("SELECT owner_id FROM chats")).all() == [first.id]
+        assert session.scalars(text("SELECT owner_id FROM stored_files")).all() == [first.id]
+
+
+def test_accounts_can_be_migrated_back(database_of_schema_9):
+    database = database_of_schema_9
+    database.migrate()
+    with database._engine.connect() as connection:
+        command.downgrade(migration_config(connection), "0009")
+        connection.commit()
+    with database.snapshot() as session:
+        assert session.scalar(text("SELECT count(*) FROM chats")) == 0
+    database.migrate()
