@@ -1,4 +1,5 @@
 /** The one file that talks to the server. Failures are values, never exceptions. */
+import type { AuthOut, UserOut } from './account.svelte';
 import type { EvalQuestionIn } from './evals.svelte';
 import type { IndexesOut } from './indexes';
 import type {
@@ -51,9 +52,22 @@ export function authHeaders(): Record<string, string> {
   return key ? { authorization: `Bearer ${key}` } : {};
 }
 
+let onLocked = (): void => {};
+
+/** What to do when the server no longer knows who asks. */
+export function whenLocked(call: () => void): void {
+  onLocked = call;
+}
+
 export const documentFileUrl = (id: string): string => `api/documents/${encodeURIComponent(id)}/file`;
 
 export const api = {
+  auth: () => call<AuthOut>('GET', 'auth'),
+  logIn: (name: string, password: string) => call<UserOut>('POST', 'login', { name, password }),
+  logOut: () => call<null>('POST', 'logout'),
+  setUp: (code: string, name: string, password: string) =>
+    call<UserOut>('POST', 'setup', { code, name, password }),
+
   status: () => call<StatusOut>('GET', 'status'),
   collections: () => call<CollectionOut[]>('GET', 'collections'),
 
@@ -141,6 +155,7 @@ async function request(
   try {
     const response = await fetch(`api/${path}`, init);
     if (response.ok) return { ok: true, value: response };
+    if (response.status === 401) onLocked();
     return { ok: false, error: toError(response.status, await response.text(), response.headers.get('retry-after')) };
   } catch (cause) {
     return { ok: false, error: offline(cause) };

@@ -1,4 +1,5 @@
 /** What the whole page shares: one of each store, and what is open beside the text. */
+import { Account } from './account.svelte';
 import { api, type ApiError } from './api';
 import { Chats } from './chats.svelte';
 import { Conversation } from './conversation.svelte';
@@ -31,6 +32,7 @@ class App {
   closeCard: (() => void) | null = null;
   /** Focus that returns by itself to a citation must not open its card again. */
   isRestoringFocus = false;
+  readonly account = new Account();
   readonly status = new Status();
   readonly chats = new Chats();
   readonly conversation = new Conversation();

@@ -1,5 +1,6 @@
 /** What runs as long as the page is open: watching the server, following the address and the library. */
 import { untrack } from 'svelte';
+import { whenLocked } from './api';
 import { app } from './app.svelte';
 import { languageTag, locale } from './i18n.svelte';
 import { router } from './route.svelte';
@@ -15,12 +16,24 @@ export function startSession(): void {
     document.documentElement.lang = languageTag(locale.language);
   });
 
+  askWhoIsLoggedIn();
   openConversationOfRoute();
   reloadWhenReachable();
   followLibraryWhileItShows();
 }
 
 const chatIdOfRoute = (): string | null => (router.route.name === 'chat' ? router.route.id : null);
+
+/** At the start, and again where a session has ended. */
+function askWhoIsLoggedIn(): void {
+  const isLocked = $derived(app.status.needsKey);
+  whenLocked(() => {
+    if (!app.status.needsKey) app.status.refreshSoon();
+  });
+  $effect(() => {
+    if (isLocked || app.account.auth === null) untrack(() => void app.account.load());
+  });
+}
 
 function openConversationOfRoute(): void {
   $effect(() => {

@@ -256,6 +256,38 @@ test('a protected server asks for its key once', async ({ page, fake }) => {
   await expect(page.locator('[data-outcome=boxes]')).toBeVisible();
 });
 
+test('with accounts one logs in, keeps what one was writing, and logs out', async ({ page, fake }) => {
+  await box(page).fill('Half a question');
+  await fake.faults({ account: { name: 'Ada', password: 'correct horse' } });
+  await box(page).press('Enter');
+  const dialog = page.getByRole('dialog', { name: 'Log in to Folio' });
+  await expect(dialog).toBeVisible();
+  await dialog.getByLabel('Name').fill('Ada');
+  await dialog.getByLabel('Password', { exact: true }).fill('wrong');
+  await dialog.getByRole('button', { name: 'Log in' }).click();
+  await expect(page.getByText('This name and this password do not belong together.')).toBeVisible();
+  await dialog.getByLabel('Password', { exact: true }).fill('correct horse');
+  await page.keyboard.press('Enter');
+  await expect(dialog).toHaveCount(0);
+  await expect(box(page)).toHaveValue('Half a question');
+  await page.getByRole('button', { name: /Ada.*Log out/ }).click();
+  await expect(dialog).toBeVisible();
+});
+
+test('the first account is made with the code of the first start', async ({ page, fake }) => {
+  await fake.faults({ account: { code: '1234-5678' } });
+  await page.reload();
+  const dialog = page.getByRole('dialog', { name: 'Make the first account' });
+  await expect(dialog).toBeVisible();
+  expect(await violations(page)).toEqual([]);
+  await dialog.getByLabel('Code').fill('1234-5678');
+  await dialog.getByLabel('Name').fill('Ada');
+  await dialog.getByLabel('Password', { exact: true }).fill('correct horse');
+  await dialog.getByRole('button', { name: 'Make the account' }).click();
+  await expect(dialog).toHaveCount(0);
+  await expect(page.getByRole('button', { name: /Ada.*Log out/ })).toBeVisible();
+});
+
 test('theme and language are remembered', async ({ page }) => {
   await page.getByRole('button', { name: '中文' }).click();
   await expect(page.getByRole('heading', { level: 1, name: '想了解什么？' })).toBeVisible();
@@ -286,4 +318,15 @@ test('the skip link leads past the sidebar', async ({ page }) => {
   await page.keyboard.press('Enter');
   await expect(page.getByRole('main')).toBeFocused();
   expect(page.url()).not.toContain('#main');
+});
+
+test('who does not administer the appliance sees no evaluations', async ({ page, fake }) => {
+  await fake.faults({ account: { name: 'Eve', password: 'correct horse', role: 'member' } });
+  await page.reload();
+  const dialog = page.getByRole('dialog');
+  await dialog.getByLabel('Name').fill('Eve');
+  await dialog.getByLabel('Password', { exact: true }).fill('correct horse');
+  await page.keyboard.press('Enter');
+  await expect(page.getByRole('button', { name: /Eve.*Log out/ })).toBeVisible();
+  await expect(page.getByRole('link', { name: 'Evaluations' })).toHaveCount(0);
 });

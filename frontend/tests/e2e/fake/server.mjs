@@ -226,6 +226,33 @@ async function serveFile(path, response) {
   }
 }
 
+/** Logging in and out; `faults.account` is {name, password, code}, with `user` while one is logged in. */
+function answerAccount(path, body, response) {
+  const account = world.faults.account;
+  if (path === 'auth') {
+    const { user = null, code = '' } = account ?? {};
+    send(response, 200, { mode: account ? 'users' : 'off', needs_setup: Boolean(code), user });
+  } else if (!account) {
+    return false;
+  } else if (path === 'login' || path === 'setup') {
+    if (path === 'setup' ? body.code !== account.code : body.name !== account.name || body.password !== account.password) {
+      fail(response, 401, 'unauthorized', path === 'setup' ? 'the code is wrong' : 'the name or the password is wrong');
+    } else {
+      account.code = '';
+      account.user = { id: 'u1', name: body.name, role: account.role ?? 'admin', is_active: true, created_at: '', last_seen_at: null, group_ids: [] };
+      send(response, 200, account.user);
+    }
+  } else if (path === 'logout') {
+    account.user = null;
+    response.writeHead(204).end();
+  } else if (!account.user) {
+    fail(response, 401, 'unauthorized', 'log in');
+  } else {
+    return false;
+  }
+  return true;
+}
+
 function control(body, response) {
   if (body.reset) world = new World(body.reset);
   if (body.faults) Object.assign(world.faults, body.faults);
@@ -247,6 +274,7 @@ createServer(async (request, response) => {
     return fail(response, 401, 'unauthorized', 'the API key is missing or wrong');
   }
   const path = url.pathname.slice('/api/'.length);
+  if (answerAccount(path, body, response)) return;
   for (const [method, pattern, route] of ROUTES) {
     const match = method === request.method ? pattern.exec(path) : null;
     if (match) return route({ request, response, match, body, raw, query: url.searchParams });

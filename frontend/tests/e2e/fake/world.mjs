@@ -38,7 +38,7 @@ export class World {
     this.listeners = new Set();
     this.isPaused = false;
     this.evals = [];
-    this.faults = { ask: null, cutAfter: 0, down: false, apiKey: null };
+    this.faults = { ask: null, cutAfter: 0, down: false, apiKey: null, account: null };
     this.requests = [];
     if (this.options.chats) this.chats = makeChats();
   }
