@@ -13,10 +13,11 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.orm import Session
 
-from app.errors import Conflict, Unavailable
+from app.errors import Conflict, InvalidInput, Unavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 30
@@ -145,11 +146,15 @@ def like(query: str) -> str:
 
 @contextmanager
 def foreign_errors() -> Iterator[None]:
-    """Turn a database that does not answer into our error."""
+    """Turn a database that does not answer, or does not take a value, into our error."""
     try:
         yield
     except OperationalError as error:
         raise Unavailable(f"the database does not answer: {error.orig}") from error
+    except NoConnection as error:
+        raise Unavailable("all connections to the database are in use: try again") from error
+    except DataError as error:  # as a NUL in an id, on Postgres
+        raise InvalidInput(f"the database does not take this value: {error.orig}") from error
 
 
 def make_engine(url: str) -> Engine:

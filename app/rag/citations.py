@@ -1,8 +1,9 @@
 """Markers in streamed text: found, verified against their chunk, and bound to its id.
 
 Whatever the deltas, the outcome is the same. Markers in the shapes that models write (`[1]`,
-`[1, 2]`, `【1】`, `[source 1]`) leave as `[n]`; a marker with an unknown number, or whose sentence
-its chunk does not support (`entailment`), does not leave at all. Code is passed on as it is.
+`[1, 2]`, `[1-3]`, `【1】`, `[source 1]`) leave as `[n]`; a marker with an unknown number, or whose
+sentence its chunk does not support (`entailment`), does not leave at all. Code is passed on as it
+is.
 """
 
 import re
@@ -11,19 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from app.domain import Citation, Cited, Source, TextDelta
 from app.metrics import citations_checked
 from app.rag.entailment import Meanings, Passage, Terms
-from app.rag.text import split_sentences
+from app.rag.text import MARKER, split_sentences
 
 MAX_MARKER_WIDTH = 40
 OPENING = "[【［"
 CLOSING = re.compile(r"[\]】］]")
-MARKER = re.compile(
-    r"[\[【［]\s*(?:\^|(?:sources?|documents?|docs?|passages?|来源|文档|资料|引用)\s*[:：#]?\s*)?"
-    r"(\d{1,3}(?:\s*[,，、;；]\s*\d{1,3})*)(?:†[^\]】］]*)?\s*[\]】］]",
-    re.IGNORECASE,
-)
 UNCLOSED = re.compile(r"[\[【［][^\[【［\]】］\n]*")
 BACKTICKS = re.compile(r"`+")
-DIGITS = re.compile(r"\d+")
+NUMBERS = re.compile(r"(\d+)(?:\s*[-–—~～]\s*(\d+))?")  # one, or the first and last of several
 PLAIN = re.compile(r"[^\s`\[【［]+")
 PLAIN_IN_CODE = re.compile(r"[^\s`]+")
 # What may stand before a claim without being part of it: list marks, and the full stop of the
@@ -104,8 +100,7 @@ class CitationStream:
     def _cite(self, marker: re.Match[str], space: str) -> Iterator[TextDelta | Cited]:
         """Show the numbers that hold; without any, leave no gap."""
         claim = self._find_claim()
-        numbers = [int(number) for number in DIGITS.findall(marker.group(1))]
-        for number in dict.fromkeys(numbers):
+        for number in dict.fromkeys(self._numbers(marker.group(1))):
             passage = self._passages.get(number)
             if not passage or not claim or not passage.supports(self.text[slice(*claim)]):
                 citations_checked.labels("dropped").inc()
@@ -120,6 +115,12 @@ class CitationStream:
             yield Cited(citation)
         if rest := space.rstrip(" \t"):
             yield self._show(rest)
+
+    def _numbers(self, text: str) -> Iterator[int]:
+        """The numbers that a marker names, those of ranges (`1-3`) as far as there are sources."""
+        for first, last in NUMBERS.findall(text):
+            yield int(first)
+            yield from range(int(first) + 1, min(int(last or 0), len(self._passages)) + 1)
 
     def _find_claim(self) -> tuple[int, int] | None:
         """What the next marker vouches for: its sentence, from the marker before it on.

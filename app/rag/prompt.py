@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from app.domain import Language, Message, Source
 from app.errors import TooLarge
 from app.rag.replies import REFUSAL
+from app.rag.text import MARKER
 
 # Of what the rules and the question leave, turns before may take this share.
 HISTORY_SHARE = 0.25
@@ -29,7 +30,6 @@ CONTROL_MARK = re.compile(
     r"<(?=\||｜|/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|think|tool_call)>|<SYS>>|</SYS>>)"
     r"|\[(?=/?INST\])"
 )
-SOURCE_MARK = re.compile(r"[\[【［](\d{1,3})[\]】］]")
 CITED_MARK = re.compile(r"[ \t]*\[\d{1,3}\]")
 SPACE = re.compile(r"[ \t]+")
 
@@ -199,7 +199,7 @@ def _cut(document: PromptDocument, room: int, layout: _Layout) -> PromptDocument
 
 def _without_marks(text: str) -> str:
     """Write a document's own `[1]` as `(1)`, so that no model takes it for a source's number."""
-    return SOURCE_MARK.sub(r"(\1)", defused(text))
+    return MARKER.sub(r"(\1)", defused(text))
 
 
 def defused(text: str) -> str:

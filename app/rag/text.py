@@ -19,6 +19,14 @@ FULL_STOP = re.compile(rf"(?:[。！？!?…]+|\.+)(?:\[\d{{1,3}}\]|[{re.escape(
 LIST_MARK = re.compile(
     r"[ \t]*(?:[-*+•◦▪‣·–—]|\(?\d{1,3}[.)、）]|[a-zA-Z][.)]|#{1,6})[ \t]+|[ \t]*\|"
 )
+# What is taken for the number of a source, in the shapes that models write: [1], [1, 2], [1-3],
+# 【来源 1】, [^1], [1†…]. Group 1 holds the numbers.
+_LABEL = r"(?:\^|(?:sources?|documents?|docs?|passages?|来源|文档|资料|引用)\s*[:：#]?\s*)?"
+_NEXT = r"\s*(?:[,，、;；&]|and\b|和|与|及|[-–—~～])\s*"
+MARKER = re.compile(
+    rf"[\[【［]\s*{_LABEL}(\d{{1,3}}(?:{_NEXT}{_LABEL}\d{{1,3}})*)(?:†[^\]】］]*)?\s*[\]】］]",
+    re.IGNORECASE,
+)
 CODE_FENCE = re.compile(r"[ \t]*(?:```|~~~)")
 LAST_WORD = re.compile(rf"[^\s{re.escape(OPENERS)}]+$")
 INITIALS = re.compile(r"(?:[A-Za-z]\.)*[A-Z]\.")

@@ -256,6 +256,13 @@ def test_nul_in_a_question_or_a_filter_is_left_out(http, chat, pipeline):
     assert http.post("/api/search", json={"query": "\0leave"}).json()["query"] == "leave"
 
 
+def test_a_refused_value_is_named_by_its_place_and_not_by_validators(http):
+    reply = http.post("/v1/vector_stores/default/search", json={"query": ""})
+    message = reply.json()["error"]["message"]
+    assert message.startswith("body.query: ")
+    assert ("validator" in message, "0x" in message) == (False, False)
+
+
 def test_half_a_surrogate_pair_in_a_question_is_replaced(http):
     headers = {"content-type": "application/json"}
     half = http.post("/api/search", content=rb'{"query": "leave \ud83d?"}', headers=headers)

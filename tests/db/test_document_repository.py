@@ -1,3 +1,5 @@
+import random
+import string
 import threading
 from dataclasses import replace
 
@@ -7,7 +9,8 @@ from app.db.collections import CollectionRepository
 from app.db.documents import DocumentRepository
 from app.db.jobs import JobRepository
 from app.domain import DocumentStatus, IncomingFile
-from app.errors import Conflict, NotFound
+from app.errors import Conflict, InvalidInput, NotFound
+from app.rag.document_processor.processor import MAX_PATH_BYTES
 
 
 @pytest.fixture
@@ -206,3 +209,13 @@ def test_deleted_collection_takes_its_documents_along(documents, database):
         documents.delete_collection(other.id)
     with pytest.raises(Conflict, match="default"):
         documents.delete_collection("default")
+
+
+def test_id_that_no_database_takes_is_the_callers_fault(documents):
+    with pytest.raises((NotFound, InvalidInput)):
+        documents.get("a\0b")
+
+
+def test_the_longest_path_that_is_let_in_has_room_in_the_index(documents):
+    path = "/" + "".join(random.Random(1).choices(string.ascii_letters, k=MAX_PATH_BYTES - 1))
+    assert documents.add(incoming(path)).outcome == "added"

@@ -44,6 +44,13 @@ LEAVE = "Employees have fifteen days of paid leave"
         (f"{LEAVE} [Source 1]", f"{LEAVE} [1]"),
         (f"{LEAVE} [来源：1]", f"{LEAVE} [1]"),
         (f"{LEAVE} [1, 9]", f"{LEAVE} [1]"),
+        # the second is in another language, of which words tell nothing: it holds
+        (f"{LEAVE} [1-3].", f"{LEAVE} [1][2]."),
+        (f"{LEAVE} [1–999].", f"{LEAVE} [1][2]."),
+        (f"{LEAVE} [2-3].", f"{LEAVE} [2]."),
+        (f"{LEAVE} [1 and 3].", f"{LEAVE} [1]."),
+        (f"{LEAVE}【来源1、来源3】。", f"{LEAVE}[1]。"),
+        (f"{LEAVE} [Source 3, Source 1]", f"{LEAVE} [1]"),
         (f"{LEAVE} [1][1].", f"{LEAVE} [1]."),
         (f"{LEAVE} [9].", f"{LEAVE}."),
         (f"{LEAVE} [9][1].", f"{LEAVE}[1]."),

@@ -812,6 +812,11 @@ def test_a_new_version_ends_the_parse_of_the_old_one(world):
     assert world.parser.interrupted == [world.parser.thread_id]
 
 
+def test_a_path_too_long_for_an_index_is_refused(world):
+    with pytest.raises(InvalidInput, match="2500 is the most"):
+        world.add("text", f"/{'中' * 900}.txt")
+
+
 def test_cancelling_a_new_version_keeps_the_one_that_is_searched(world):
     world.processor.start()
     document = world.add("first").document

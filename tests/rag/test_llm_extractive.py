@@ -93,6 +93,8 @@ async def test_nothing_is_said_twice():
     [
         ("Leave is fifteen days.[12] More.", "Leave is fifteen days. [1]"),
         ("Leave is in days[3] of fifteen.", "Leave is in days[\u20603] of fifteen. [1]"),
+        ("Leave is in days [1, 3] of fifteen.", "Leave is in days [\u20601, 3] of fifteen. [1]"),
+        ("Leave is in days [1-3] of fifteen.", "Leave is in days [\u20601-3] of fifteen. [1]"),
         ("-  Leave:\tfifteen   days", "- Leave: fifteen days [1]"),
     ],
 )

@@ -21,7 +21,7 @@ from app.main import create_app
 from app.scripts.initialize_data import __main__ as command
 from app.scripts.initialize_data import sync
 from app.scripts.initialize_data.files import FoundFile, changed_files, find_files
-from app.scripts.initialize_data.libraries import State
+from app.scripts.initialize_data.libraries import Known, State
 from app.scripts.initialize_data.report import Report
 from app.scripts.initialize_data.sync import Ingest
 from app.wiring import indexes, loading
@@ -145,6 +145,34 @@ def test_documents_follow_files_that_were_moved(run, folder, tmp_path):
     after = documents_of(tmp_path)
     assert after[f"{folder}/sub/leave.md"] == before[f"{folder}/a.md"]
     assert set(after) == {f"{folder}/sub/leave.md", f"{folder}/sub/b.txt"}
+
+
+def test_a_file_that_goes_while_others_are_followed_is_a_failure_of_its_own(folder):
+    class Library(ScriptedLibrary):
+        def known(self, source):
+            return {f"{folder}/old.md": Known("d", "h", 1)}
+
+    report = Report()
+    gone = FoundFile(folder / "gone.md", False)
+    sync.follow_moved(Library(), [folder], [gone], report)
+    assert report.places["moved"] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user: needs root")
+def test_a_folder_that_may_not_be_entered_is_named_and_nothing_of_it_is_deleted(folder):
+    (folder / "sub").chmod(0o700)
+    known = {f"{folder}/sub/b.txt": Known("d", "h", 1)}
+    unread = []
+    for parent in [folder, *list(folder.parents)[:3]]:
+        parent.chmod(0o755)
+    os.seteuid(65_534)
+    try:
+        found = [file.path.name for file in find_files([folder], unread.append)]
+        gone = sync.gone_documents(known, [folder])
+    finally:
+        os.seteuid(0)
+    assert (found, gone) == (["a.md"], {})
+    assert [str(folder / "sub") in text for text in unread] == [True]
 
 
 def test_a_copy_is_another_document_and_two_moved_twins_stay_two(run, folder, tmp_path):

@@ -32,6 +32,8 @@ from app.rag.protocols import (
 logger = logging.getLogger(__name__)
 UNKNOWN_MEDIA_TYPE = "application/octet-stream"
 SWEEP_RETRY_S = 30.0
+# It is part of a document's identity, and an index of Postgres takes 2 700 bytes.
+MAX_PATH_BYTES = 2500
 Change = Document | RemovedDocument
 
 
@@ -387,6 +389,11 @@ class DocumentProcessor:
 
 
 def require_storable(name: str) -> None:
-    """Raise InvalidInput for a path or name that no database takes."""
+    """Raise InvalidInput for a path, address or name that no database takes."""
     if UNSTORABLE.search(name):
         raise InvalidInput(f"the name {name!r} has characters that are not text: rename the file")
+    if (num_bytes := len(name.encode())) > MAX_PATH_BYTES:
+        raise InvalidInput(
+            f"the path {name[:60]!r}… has {num_bytes} bytes, {MAX_PATH_BYTES} is the most: "
+            "move the file higher up"
+        )

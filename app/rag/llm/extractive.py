@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from app.domain import Generation, GenerationRequest, GeneratorInfo, Usage
 from app.rag.llm.sentence_scores import Sentence, Terms, read_sentences, score_sentences
 from app.rag.protocols import Embedder
-from app.rag.text import CELL_BORDER, CJK, CJK_CHARACTER, LIST_MARK, language_of
+from app.rag.text import CELL_BORDER, CJK, CJK_CHARACTER, LIST_MARK, MARKER, language_of
 
 # Quote until the answer is this probable to be among the quotes, but no more than so many.
 ENOUGH = 0.9
@@ -33,7 +33,6 @@ LEAD_IN = {
 }
 # "[12]" in a document is a note, or an index in code: never one of our numbers.
 NOTE = re.compile(r"(?<=[.,;:!?。，；：！？”’\"')）])\[\d{1,3}\]")
-BRACKETED_NUMBER = re.compile(r"([\[【［])(?=\d{1,3}[\]】］])")
 # Such a sentence is only understood with the one before it.
 LEANS_BACK = re.compile(
     r"(?:therefore|thus|hence|so|it|its|they|their|these|this|that|those|he|she|his|her|such|however"
@@ -211,7 +210,7 @@ def quotable(sentence: Sentence) -> str:
     """A sentence as it is quoted: on one line, without list marks and without notes' numbers."""
     text = LIST_MARK.sub("", sentence.text, count=1) if LIST_MARK.match(sentence.text) else ""
     text = SPACE.sub(" ", NOTE.sub("", text or sentence.text)).strip()
-    return BRACKETED_NUMBER.sub(rf"\1{WORD_JOINER}", text)
+    return MARKER.sub(lambda note: f"{note.group()[0]}{WORD_JOINER}{note.group()[1:]}", text)
 
 
 def _says_same(quote: Quote, other: Quote) -> bool:

@@ -142,8 +142,10 @@ def require_sense(wanted: Wanted, *, is_watching: bool) -> None:
 def run_once(library: Library, wanted: Wanted, settings: Settings) -> Report:
     """One pass over all files and pages, with its summary."""
     started = time.monotonic()
-    files = list(find_files(wanted.roots))
+    unread: list[str] = []
+    files = list(find_files(wanted.roots, unread.append))
     report = synchronise(library, wanted.roots, files, console, delete=wanted.delete)
+    report.warnings += unread
     if wanted.roots and not files:
         report.warnings.append("no files were found")
     if wanted.urls:

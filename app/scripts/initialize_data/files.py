@@ -1,7 +1,7 @@
 """Finding the files that are to be added."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,19 +23,30 @@ class FoundFile:
         return self.url or str(self.path)
 
 
-def find_files(roots: Sequence[Path]) -> Iterator[FoundFile]:
-    """Named files, and all under named folders but hidden ones; each once."""
+def ignore(problem: str) -> None:
+    """For callers who do not tell of folders that cannot be read."""
+
+
+def find_files(roots: Sequence[Path], warn: Callable[[str], None] = ignore) -> Iterator[FoundFile]:
+    """Named files, and all under named folders but hidden ones; each once.
+
+    `warn` is told of folders that cannot be read.
+    """
     seen: set[Path] = set()
     for root in roots:
-        for path in walk(root) if root.is_dir() else [root]:
+        for path in walk(root, warn) if root.is_dir() else [root]:
             if path not in seen:
                 seen.add(path)
                 yield FoundFile(path, is_named=path == root)
 
 
-def walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path, warn: Callable[[str], None] = ignore) -> Iterator[Path]:
     """Files in order; links to folders are not followed, so that there is an end."""
-    for parent, folders, names in os.walk(folder):
+
+    def on_error(error: OSError) -> None:
+        warn(f"the folder {error.filename} cannot be read: {error.strerror}")
+
+    for parent, folders, names in os.walk(folder, onerror=on_error):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(parent, name)

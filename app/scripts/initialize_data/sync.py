@@ -157,7 +157,7 @@ def follow_moved(
     gone = gone_documents(known, roots)
     sizes = {document.num_bytes for document in gone.values()}
     for file in files:
-        if not gone or str(file.path) in known or file.path.stat().st_size not in sizes:
+        if not gone or str(file.path) in known or size_of(file.path) not in sizes:
             continue
         content_hash = hash_of(file.path)
         old = next((p for p, d in gone.items() if d.content_hash == content_hash), None)
@@ -171,8 +171,24 @@ def gone_documents(known: Mapping[str, Known], roots: Sequence[Path]) -> dict[st
     return {
         path: document
         for path, document in known.items()
-        if any(Path(path).is_relative_to(root) for root in roots) and not Path(path).exists()
+        if any(Path(path).is_relative_to(root) for root in roots) and is_gone(Path(path))
     }
+
+
+def is_gone(path: Path) -> bool:
+    """Whether there is certainly no such file: one that may not be looked at may be there."""
+    try:
+        return not path.exists()
+    except OSError:
+        return False
+
+
+def size_of(path: Path) -> int:
+    """In bytes; -1 for a file that went away meanwhile, which adding it will say."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def hash_of(path: Path) -> str:
