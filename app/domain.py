@@ -249,6 +249,9 @@ class RemovedDocument:
     collection_id: str
 
 
+DocumentChange = Document | RemovedDocument
+
+
 @dataclass(frozen=True, slots=True)
 class AddResult:
     """What adding a file did; "unchanged" queued nothing."""

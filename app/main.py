@@ -96,8 +96,8 @@ def create_routes() -> FastAPI:
         account_routes.entrance, dependencies=[site], responses=errors.ERROR_RESPONSES
     )
     guards = [site, Depends(get_access)]
+    admin = [*guards, Depends(require_admin)]
     for router in ADMIN:
-        admin = [*guards, Depends(require_admin)]
         app.include_router(router, dependencies=admin, responses=errors.ERROR_RESPONSES)
     for router in PROTECTED:
         app.include_router(router, dependencies=guards, responses=errors.ERROR_RESPONSES)

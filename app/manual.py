@@ -2,8 +2,8 @@
 
 import json
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Collection as AnyOf
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from app.db.collections import CollectionRepository
@@ -30,9 +30,11 @@ def add_manual(
     folder: Path,
     suffixes: AnyOf[str],
     data_dir: Path,
+    publish: Callable[[], None] | None = None,
 ) -> int:
     """Add the manual on the first start, and what changed in it later; returns how many files.
 
+    `publish` is called when its knowledge base was made.
     A manual that the user deleted stays deleted: the marker in the data folder remembers it.
     """
     marker = data_dir / MARKER
@@ -42,6 +44,8 @@ def add_manual(
         if marker.exists() or not folder.is_dir():
             return 0
         collection = collections.create(COLLECTION)
+        if publish:
+            publish()
     marker.touch()
     num_queued = 0
     for file in _pages(folder, suffixes):

@@ -3,6 +3,8 @@
 import hashlib
 import secrets
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from ipaddress import ip_address, ip_network
 
@@ -40,29 +42,28 @@ class Passwords:
                 f"the password has {len(password)} characters, it must have {MIN_LENGTH} to "
                 f"{MAX_LENGTH}"
             )
-        self._take_turn()
-        try:
+        with self._turn():
             return self._hasher.hash(password)
-        finally:
-            self._turns.release()
 
     def verify(self, password: str, password_hash: str | None) -> bool:
         """Whether it is right. Without a hash the work is the same, and the answer no."""
         known = password_hash or self._nobodys
-        self._take_turn()
-        try:
+        with self._turn():
             is_right = self._hasher.verify(password[:MAX_LENGTH], known)
-        finally:
-            self._turns.release()
         return is_right and password_hash is not None and len(password) <= MAX_LENGTH
 
     @cached_property
     def _nobodys(self) -> str:
         return self.hash(secrets.token_urlsafe())
 
-    def _take_turn(self) -> None:
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
         if not self._turns.acquire(timeout=WAIT_S):
             raise Overloaded("too many are logging in: try again in a moment", WAIT_S)
+        try:
+            yield
+        finally:
+            self._turns.release()
 
 
 class Guesses:

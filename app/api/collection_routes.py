@@ -29,7 +29,7 @@ def delete_collection(collection_id: str, permitted: PermittedDep) -> None:
     """Delete a knowledge base with its documents."""
     services = permitted.services
     permitted.collection(collection_id, "owner")
-    services.require(services.processor).delete_collection(collection_id)
+    services.require_processor().delete_collection(collection_id)
 
 
 def collection_out(permitted: Permitted, collection: Collection) -> CollectionOut:

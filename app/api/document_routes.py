@@ -31,14 +31,13 @@ from app.api.schemas import (
 from app.api.sse import EventStream, event
 from app.api.uploads import Upload, UploadLimits, read_upload, require_space
 from app.api.wire_model import Text
-from app.domain import Access, Document, RemovedDocument
+from app.domain import Access, Document, DocumentChange
 from app.errors import FolioError, InvalidInput, Unauthorized
 
 router = APIRouter(prefix="/api/documents", tags=["documents"])
 Page = Annotated[int, Query(ge=1, le=1_000_000)]
 PageSize = Annotated[int, Query(ge=1, le=200)]
 DEFAULT_COLLECTION = "default"
-Change = Document | RemovedDocument
 # what a browser may show from our origin; anything else is downloaded
 SHOWN = frozenset(
     {"application/pdf", "image/png", "image/jpeg", "image/gif", "image/webp", "text/plain"}
@@ -109,7 +108,7 @@ def list_documents(
 async def upload_documents(request: Request, permitted: PermittedDep) -> UploadOut:
     """Take files into a knowledge base; each is accepted, unchanged or rejected by itself."""
     services = permitted.services
-    services.require(services.processor)
+    services.require_processor()
     length = request.headers.get("content-length", "")
     num_bytes = int(length) if length.isascii() and length.isdigit() else 0
     await asyncio.to_thread(require_space, services.upload_dir, num_bytes)
@@ -132,7 +131,7 @@ async def upload_documents(request: Request, permitted: PermittedDep) -> UploadO
 )
 async def library_events(request: Request, permitted: PermittedDep) -> EventStream:
     """Server-sent events: each change of a document, from now on."""
-    permitted.services.require(permitted.services.processor)
+    permitted.services.require_processor()
     return EventStream(_changes(request, permitted), request.app.state.closing)
 
 
@@ -147,7 +146,7 @@ def change_document(document_id: str, patch: DocumentPatch, permitted: Permitted
     """Follow a file of a folder to its new path, or set metadata: chunks and citations stay."""
     permitted.document(document_id, "editor")
     services = permitted.services
-    processor = services.require(services.processor)
+    processor = services.require_processor()
     if patch.path is not None:
         processor.move(document_id, patch.path)
     if patch.metadata is not None:
@@ -273,15 +272,15 @@ async def _changes(request: Request, permitted: Permitted) -> AsyncGenerator[byt
     more is not, and whoever was logged out hears no more.
     """
     loop = asyncio.get_running_loop()
-    latest: dict[str, Change] = {}
+    latest: dict[str, DocumentChange] = {}
     has_news = asyncio.Event()
     before = permitted.access
 
-    def note(change: Change) -> None:
+    def note(change: DocumentChange) -> None:
         latest[change.id] = change
         has_news.set()
 
-    def on_change(change: Change) -> None:
+    def on_change(change: DocumentChange) -> None:
         loop.call_soon_threadsafe(note, change)
 
     unsubscribe = permitted.services.require_processor().subscribe(on_change)
@@ -302,7 +301,7 @@ async def _changes(request: Request, permitted: Permitted) -> AsyncGenerator[byt
         unsubscribe()
 
 
-def _told(change: Change, access: Access, before: Access) -> bytes | None:
+def _told(change: DocumentChange, access: Access, before: Access) -> bytes | None:
     """The event of a change for whoever may know; a removal may have ended the access, too."""
     may_read = access.may("reader", change.collection_id)
     if isinstance(change, Document):

@@ -47,7 +47,7 @@ UPLOAD_BODY = {
 async def create_file(request: Request, permitted: PermittedDep) -> FileOut:
     """Keep a file that no vector store has yet."""
     services = permitted.services
-    services.require(services.processor)
+    services.require_processor()
     await asyncio.to_thread(require_space, services.upload_dir, 0)
     limits = UploadLimits(
         services.limits.max_upload_bytes, services.limits.upload_suffixes, FILE_FIELD, FIELDS
@@ -104,7 +104,7 @@ def get_file_content(file_id: str, permitted: PermittedDep) -> FileResponse:
     """The bytes as they were sent."""
     services = permitted.services
     file = get_file_object(file_id, permitted)
-    processor = services.require(services.processor)
+    processor = services.require_processor()
     is_stored = file_id.startswith(STORED_PREFIX)
     path = processor.stored_path(file_id) if is_stored else processor.file_path(file_id)
     return FileResponse(
@@ -120,7 +120,7 @@ def delete_file(file_id: str, permitted: PermittedDep) -> DeletedOut:
     """Delete a file, and what vector stores have of it."""
     permitted.deletable_file(file_id)
     services = permitted.services
-    processor = services.require(services.processor)
+    processor = services.require_processor()
     if file_id.startswith(STORED_PREFIX):
         processor.delete_stored(file_id)
     else:
@@ -149,5 +149,5 @@ def _store(permitted: Permitted, upload: Upload) -> StoredFile:
     (file,) = upload.files
     if file.error:
         raise file.error
-    processor = permitted.services.require(permitted.services.processor)
+    processor = permitted.services.require_processor()
     return processor.store_file(file.name, file.file, permitted.owner)

@@ -36,14 +36,14 @@ def list_jobs(
 @router.post("/pause", dependencies=ADMIN)
 def pause_queue(services: ServicesDep) -> QueueOut:
     """Hold the queue, also over a restart; jobs in hand are finished."""
-    services.require(services.processor).set_paused(True)
+    services.require_processor().set_paused(True)
     return QueueOut(is_paused=True)
 
 
 @router.post("/resume", dependencies=ADMIN)
 def resume_queue(services: ServicesDep) -> QueueOut:
     """Go on with the queue."""
-    services.require(services.processor).set_paused(False)
+    services.require_processor().set_paused(False)
     return QueueOut(is_paused=False)
 
 
@@ -51,4 +51,4 @@ def resume_queue(services: ServicesDep) -> QueueOut:
 def retry_failed(permitted: PermittedDep) -> RetriedOut:
     """Queue every document that failed, where the caller may; quarantined ones only by name."""
     services, within = permitted.services, permitted.access.collections("editor")
-    return RetriedOut(num_queued=services.require(services.processor).retry_failed(within))
+    return RetriedOut(num_queued=services.require_processor().retry_failed(within))

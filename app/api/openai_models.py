@@ -80,12 +80,14 @@ def ask_for(permitted: Permitted, model: ModelOut, wanted: ChatCompletionIn) -> 
         generator = services.require(services.generator)
         request = replace(_plain_request(services, wanted), tenant=permitted.owner)
         return lambda: _in_turn(pipeline.slot(), _generate(generator, request))
-    permitted.scope(wanted.rag.collection_ids)  # an unknown one is an error in any case
-    collection_ids = [model.collection_id] if model.collection_id else wanted.rag.collection_ids
+    filter = read_filter(wanted.rag.filters)
+    scope = permitted.scope(wanted.rag.collection_ids, filter)  # also where the model names another
+    if model.collection_id:
+        scope = permitted.scope([model.collection_id], filter)
     question = Question(
         text=_question_text(wanted),
         history=_messages(wanted)[:-1],
-        scope=permitted.scope(collection_ids, read_filter(wanted.rag.filters)),
+        scope=scope,
         language=wanted.rag.language,
         max_tokens=_max_tokens(services, wanted),
         temperature=wanted.temperature,

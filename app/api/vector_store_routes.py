@@ -67,7 +67,7 @@ def create_vector_store(new: wire.NewVectorStore, permitted: PermittedDep) -> wi
     name = new.name or f"vector store {uuid4().hex[:8]}"
     collection = services.records.collections.create(name, permitted.owner or None)
     for file_id in new.file_ids:
-        processor = services.require(services.processor)
+        processor = services.require_processor()
         processor.add_stored(collection.id, file_id, owner=permitted.owner)
     return store_out(services, collection)
 
@@ -117,7 +117,7 @@ def delete_vector_store(store_id: str, permitted: PermittedDep) -> wire.DeletedO
     """Delete a collection with its documents; the files that were sent by themselves stay."""
     services = permitted.services
     permitted.collection(store_id, "owner")
-    services.require(services.processor).delete_collection(store_id)
+    services.require_processor().delete_collection(store_id)
     return wire.DeletedOut(id=store_id, object="vector_store.deleted")
 
 
@@ -151,7 +151,7 @@ def create_store_file(
     """Put a file into a collection; it is read in the background."""
     services = permitted.services
     permitted.collection(store_id, "editor")
-    processor = services.require(services.processor)
+    processor = services.require_processor()
     permitted.stored_file(new.file_id)
     added = processor.add_stored(store_id, new.file_id, new.attributes, permitted.owner)
     return store_file_out(added.document)
@@ -189,7 +189,7 @@ def change_store_file(
     services = permitted.services
     permitted.collection(store_id, "editor")
     document = services.records.files.document(store_id, file_id)
-    processor = services.require(services.processor)
+    processor = services.require_processor()
     return store_file_out(processor.set_metadata(document.id, patch.attributes))
 
 
@@ -199,7 +199,7 @@ def delete_store_file(store_id: str, file_id: str, permitted: PermittedDep) -> w
     services = permitted.services
     permitted.collection(store_id, "editor")
     document = services.records.files.document(store_id, file_id)
-    services.require(services.processor).delete(document.id)
+    services.require_processor().delete(document.id)
     return wire.DeletedOut(id=file_id, object="vector_store.file.deleted")
 
 
@@ -227,7 +227,7 @@ def create_batch(store_id: str, new: wire.NewBatch, permitted: PermittedDep) -> 
         permitted.stored_file(file.file_id)
     batch = services.records.files.add_batch(store_id, [file.file_id for file in files])
     for file in files:
-        processor = services.require(services.processor)
+        processor = services.require_processor()
         processor.add_stored(store_id, file.file_id, file.attributes, permitted.owner)
     return batch_out(services, batch)
 
@@ -246,7 +246,7 @@ def cancel_batch(store_id: str, batch_id: str, permitted: PermittedDep) -> wire.
     services = permitted.services
     permitted.collection(store_id, "editor")
     batch = services.records.files.batch(store_id, batch_id)
-    processor = services.require(services.processor)
+    processor = services.require_processor()
     for document in _documents(services, batch):
         processor.cancel(document.id)
     return batch_out(services, batch)

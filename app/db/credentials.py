@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import Update, delete, func, or_, select, update
 
 from app.db.models import ApiKeyRow, SessionRow, UserRow
 from app.db.session import Database, new_id, utc_now
@@ -70,15 +70,8 @@ class CredentialRepository:
                 return None
             user, seen_at = user_of(session, row[0]), row[1]
         if now - seen_at >= SEEN_EACH:
-            with self._database.session() as session:
-                session.execute(
-                    update(SessionRow)
-                    .where(SessionRow.token_hash == token_hash)
-                    .values(seen_at=now, expires_at=now + lifetime)
-                )
-                session.execute(
-                    update(UserRow).where(UserRow.id == user.id).values(last_seen_at=now)
-                )
+            used = update(SessionRow).where(SessionRow.token_hash == token_hash)
+            self._note_seen(user, now, used.values(seen_at=now, expires_at=now + lifetime))
         return user
 
     def close_session(self, token_hash: str) -> None:
@@ -153,14 +146,15 @@ class CredentialRepository:
                 return None
             user, key_id, used_at = user_of(session, row[0]), row[1], row[2]
         if used_at is None or now - used_at >= SEEN_EACH:
-            with self._database.session() as session:
-                session.execute(
-                    update(ApiKeyRow).where(ApiKeyRow.id == key_id).values(last_used_at=now)
-                )
-                session.execute(
-                    update(UserRow).where(UserRow.id == user.id).values(last_seen_at=now)
-                )
+            used = update(ApiKeyRow).where(ApiKeyRow.id == key_id)
+            self._note_seen(user, now, used.values(last_used_at=now))
         return user
+
+    def _note_seen(self, user: User, now: datetime, used: Update) -> None:
+        """Write that a user came in, and by what."""
+        with self._database.session() as session:
+            session.execute(used)
+            session.execute(update(UserRow).where(UserRow.id == user.id).values(last_seen_at=now))
 
 
 def key_of(row: ApiKeyRow) -> ApiKey:

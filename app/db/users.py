@@ -54,11 +54,6 @@ class UserRepository:
             row = session.scalar(select(UserRow).where(UserRow.name_key == key_of(name)))
             return None if row is None else (user_of(session, row), row.password_hash)
 
-    def password_hash(self, user_id: str) -> str:
-        """The hash of a user's password."""
-        with self._database.snapshot() as session:
-            return found(session, user_id).password_hash
-
     def create(self, name: str, password_hash: str, role: Role) -> User:
         """Raise Conflict where the name is taken."""
         with taken(f"a user named {name!r} exists already"), self._database.session() as session:

@@ -410,14 +410,11 @@ def conditions(scope: SearchScope) -> list[str]:
 
     Documents are few enough in each for the length that a filter may have.
     """
-    ids = scope.collection_ids
-    inside = (
-        [""] if ids is None else [is_one_of("collection_id", p) for p in pieces(ids, MAX_IDS // 2)]
-    )
-    if scope.document_ids is None:
-        return inside
-    documents = [is_one_of("document_id", p) for p in pieces(scope.document_ids, MAX_IDS // 2)]
-    return [" and ".join(filter(None, both)) for both in product(inside, documents)]
+    named = (("collection_id", scope.collection_ids), ("document_id", scope.document_ids))
+    given = [(field, ids) for field, ids in named if ids is not None]
+    room = MAX_IDS // max(1, len(given))
+    parts = ([is_one_of(field, piece) for piece in pieces(ids, room)] for field, ids in given)
+    return [" and ".join(together) for together in product(*parts)]
 
 
 def is_one_of(field: str, values: Sequence[str]) -> str:

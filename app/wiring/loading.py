@@ -267,14 +267,14 @@ def queue_manual(settings: Settings, services: Services) -> int:
     """Queue the pages of Folio's manual that are new or changed; returns how many."""
     if settings.manual_dir is None or services.processor is None:
         return 0
-    collections = services.records.collections
-    before = len(collections.list())
-    num_queued = add_manual(
-        services.processor, collections, settings.manual_dir, SUPPORTED_SUFFIXES, settings.data_dir
+    return add_manual(
+        services.processor,
+        services.records.collections,
+        settings.manual_dir,
+        SUPPORTED_SUFFIXES,
+        settings.data_dir,
+        services.accounts.publish_manual if services.accounts else None,
     )
-    if services.accounts and len(collections.list()) > before:
-        services.accounts.publish_manual()
-    return num_queued
 
 
 def wait_for_manual(services: Services) -> None:

@@ -31,6 +31,7 @@ from app.domain import (
     Citation,
     Cited,
     Document,
+    DocumentChange,
     Event,
     Finished,
     GeneratorInfo,
@@ -56,7 +57,6 @@ from tests.fakes import (
     make_sources,
 )
 
-Change = Document | RemovedDocument
 SUFFIXES = (".md", ".pdf", ".txt", ".html", ".svg")
 MEDIA_TYPES = {
     ".md": "text/markdown",
@@ -74,7 +74,7 @@ class FakeProcessor:
         self.documents = records.documents
         self.jobs = records.jobs
         self.folder = folder
-        self.callbacks: list[Callable[[Change], None]] = []
+        self.callbacks: list[Callable[[DocumentChange], None]] = []
 
     def add_file(
         self, collection_id, source, path, name, file, metadata=None, owner=""
@@ -130,11 +130,11 @@ class FakeProcessor:
     def file_path(self, document_id: str) -> Path:
         return self.folder / self.documents.served_hash(document_id)
 
-    def subscribe(self, callback: Callable[[Change], None]) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[DocumentChange], None]) -> Callable[[], None]:
         self.callbacks.append(callback)
         return lambda: self.callbacks.remove(callback)
 
-    def tell(self, change: Change) -> None:
+    def tell(self, change: DocumentChange) -> None:
         for callback in list(self.callbacks):
             callback(change)
 

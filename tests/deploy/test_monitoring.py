@@ -27,9 +27,13 @@ def promtool(*arguments):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def alerts():
+def rules():
     groups = yaml.safe_load(RULES.read_text())["groups"]
-    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def alerts():
+    return [rule for rule in rules() if "alert" in rule]
 
 
 def expressions(dashboard):
@@ -78,8 +82,7 @@ def test_each_alert_has_a_runbook(alert, root):
 
 
 def test_rules_ask_for_series_that_exist(series):
-    groups = yaml.safe_load(RULES.read_text())["groups"]
-    for rule in [rule for group in groups for rule in group["rules"]]:
+    for rule in rules():
         assert not unknown(rule["expr"], series), rule
 
 

@@ -11,6 +11,7 @@ from app.domain import (
     STORED_SOURCE,
     AddResult,
     Document,
+    DocumentChange,
     IncomingFile,
     Job,
     MetadataValue,
@@ -34,7 +35,6 @@ UNKNOWN_MEDIA_TYPE = "application/octet-stream"
 SWEEP_RETRY_S = 30.0
 # It is part of a document's identity, and an index of Postgres takes 2 700 bytes.
 MAX_PATH_BYTES = 2500
-Change = Document | RemovedDocument
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class DocumentProcessor:
         self._files_lock = threading.Lock()
         self._sweep_lock = threading.Lock()
         self._next_sweep = 0.0  # monotonic
-        self._subscribers: list[Callable[[Change], None]] = []
+        self._subscribers: list[Callable[[DocumentChange], None]] = []
 
     def add_file(  # noqa: PLR0913 - a file is known by all of these
         self,
@@ -252,7 +252,7 @@ class DocumentProcessor:
             raise NotFound(f"the file of document {document_id} is gone from the data folder")
         return path
 
-    def subscribe(self, callback: Callable[[Change], None]) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[DocumentChange], None]) -> Callable[[], None]:
         """Call back at each change, on the thread that made it; returns how to end that."""
         self._subscribers.append(callback)
 
@@ -380,7 +380,7 @@ class DocumentProcessor:
         self._tell(document)
         return document
 
-    def _tell(self, change: Change) -> None:
+    def _tell(self, change: DocumentChange) -> None:
         for callback in tuple(self._subscribers):
             try:
                 callback(change)

@@ -107,7 +107,7 @@ class OwnLibrary:
 
     def add(self, file: FoundFile) -> tuple[Outcome, State]:
         """Raise UnsupportedFormat, or another error with the reason."""
-        processor = self._services.require(self._services.processor)
+        processor = self._services.require_processor()
         source = WEB if file.url else FOLDER
         name, path = file.path.name, file.path
         result = processor.add_file(self._collection_id, source, file.place, name, path)
@@ -126,11 +126,11 @@ class OwnLibrary:
 
     def move(self, document_id: str, path: str) -> None:
         """Raise Conflict where another document has that path."""
-        self._services.require(self._services.processor).move(document_id, path)
+        self._services.require_processor().move(document_id, path)
 
     def delete(self, document_id: str) -> None:
         """Delete a document with its chunks."""
-        self._services.require(self._services.processor).delete(document_id)
+        self._services.require_processor().delete(document_id)
 
     def close(self) -> None:
         """Stop the workers; a document in hand goes back into the queue."""
