@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from app.db.credentials import CredentialRepository
 from app.db.grants import GrantRepository
-from app.db.users import GroupRepository, UserRepository
+from app.db.users import GroupRepository, UserRepository, key_of
 from app.domain import Access, ApiKey, Role, User
 from app.errors import InvalidInput, NotFound, Unauthorized
 from app.manual import COLLECTION as MANUAL
@@ -150,14 +150,15 @@ class Accounts:
         return known[0]
 
     def _recognise(self, name: str, password: str, address: str) -> User:
-        self._guesses.begin(name, address)
+        name_key = key_of(name)
+        self._guesses.begin(name_key, address)
         known = self.users.by_name(name)
         user, password_hash = known or (None, None)
         is_right = self._passwords.verify(password, password_hash)
         if user is None or not is_right or not user.is_active:
             self._guesses.failed(address)
             raise Unauthorized(WRONG)
-        self._guesses.succeeded(name)
+        self._guesses.succeeded(name_key)
         return user
 
     def _open_session(self, user: User) -> str:

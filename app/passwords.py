@@ -73,9 +73,12 @@ class Guesses:
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
     def begin(self, name: str, address: str) -> None:
-        """Raise Overloaded where there were too many. The try counts until `succeeded`."""
+        """Raise Overloaded where there were too many. The try counts until `succeeded`.
+
+        `name` is the same for all spellings by which one user is found.
+        """
         has_room = self._limiter.test(PER_ADDRESS, drawer("address", network_of(address)))
-        if not has_room or not self._limiter.hit(PER_NAME, drawer("name", name.casefold())):
+        if not has_room or not self._limiter.hit(PER_NAME, drawer("name", name)):
             raise Overloaded(
                 f"too many failed logins in {WINDOW_MIN} minutes: wait some minutes and try again",
                 RETRY_S,
@@ -87,7 +90,7 @@ class Guesses:
 
     def succeeded(self, name: str) -> None:
         """Forget the tries for this name."""
-        self._limiter.clear(PER_NAME, drawer("name", name.casefold()))
+        self._limiter.clear(PER_NAME, drawer("name", name))
 
 
 def drawer(kind: str, key: str) -> str:

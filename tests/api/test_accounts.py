@@ -154,6 +154,15 @@ def test_many_wrong_passwords_have_to_wait_and_the_right_one_too(client, people)
     assert client.post("/api/login", json={"name": "rob", "password": PASSWORD}).status_code == 200
 
 
+def test_every_spelling_of_a_name_is_counted_as_that_name(client, people):
+    spellings = ["eve", "EVE", "ＥＶＥ", "ｅｖｅ", "ⓔⓥⓔ"]
+    for name in spellings * 2:
+        answer = client.post("/api/login", json={"name": name, "password": "wrong password"})
+        assert answer.status_code == 401
+    answer = client.post("/api/login", json={"name": "ⓔve", "password": PASSWORD})
+    assert answer.status_code == 429
+
+
 def test_cookie_is_hidden_from_scripts_and_secure_over_https(client, people):
     wanted = {"name": "Ada", "password": PASSWORD}
     plain = client.post("/api/login", json=wanted).headers["set-cookie"]
