@@ -1,21 +1,6 @@
 /** Who is logged in, where the server has accounts. */
 import { api, setApiKey, type ApiError } from './api';
-
-export interface UserOut {
-  id: string;
-  name: string;
-  role: 'admin' | 'member';
-  is_active: boolean;
-  created_at: string;
-  last_seen_at: string | null;
-  group_ids: string[];
-}
-
-export interface AuthOut {
-  mode: 'off' | 'users';
-  needs_setup: boolean;
-  user: UserOut | null;
-}
+import type { AuthOut } from './people';
 
 export class Account {
   auth = $state<AuthOut | null>(null);

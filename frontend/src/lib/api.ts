@@ -1,7 +1,7 @@
 /** The one file that talks to the server. Failures are values, never exceptions. */
-import type { AuthOut, UserOut } from './account.svelte';
 import type { EvalQuestionIn } from './evals.svelte';
 import type { IndexesOut } from './indexes';
+import type { AccessOut, AuthOut, GroupOut, KeyOut, NewKeyOut, PrincipalsOut, Role, UserOut } from './people';
 import type {
   ChatDetail,
   ChatOut,
@@ -12,6 +12,7 @@ import type {
   ErrorOut,
   EvalDetail,
   EvalOut,
+  LanguageCode,
   MessageOut,
   QueueOut,
   RetriedOut,
@@ -67,9 +68,33 @@ export const api = {
   logOut: () => call<null>('POST', 'logout'),
   setUp: (code: string, name: string, password: string) =>
     call<UserOut>('POST', 'setup', { code, name, password }),
+  changePassword: (current: string, wanted: string) =>
+    call<UserOut>('PATCH', 'me', { current_password: current, new_password: wanted }),
+  keys: () => call<KeyOut[]>('GET', 'me/keys'),
+  createKey: (name: string, days: number | null) =>
+    call<NewKeyOut>('POST', 'me/keys', { name, expires_in_days: days }),
+  deleteKey: (id: string) => call<null>('DELETE', `me/keys/${id}`),
+
+  users: () => call<UserOut[]>('GET', 'users'),
+  createUser: (name: string, password: string, role: Role) => call<UserOut>('POST', 'users', { name, password, role }),
+  changeUser: (id: string, change: { role?: Role; is_active?: boolean; password?: string }) =>
+    call<UserOut>('PATCH', `users/${id}`, change),
+  deleteUser: (id: string) => call<null>('DELETE', `users/${id}`),
+  groups: () => call<GroupOut[]>('GET', 'groups'),
+  createGroup: (name: string) => call<GroupOut>('POST', 'groups', { name }),
+  changeGroup: (id: string, change: { name: string; user_ids: string[] }) =>
+    call<GroupOut>('PATCH', `groups/${id}`, change),
+  deleteGroup: (id: string) => call<null>('DELETE', `groups/${id}`),
+
+  principals: () => call<PrincipalsOut>('GET', 'principals'),
+  access: (collectionId: string) => call<AccessOut>('GET', `collections/${collectionId}/access`),
+  share: (collectionId: string, access: AccessOut) =>
+    call<AccessOut>('PUT', `collections/${collectionId}/access`, access),
 
   status: () => call<StatusOut>('GET', 'status'),
   collections: () => call<CollectionOut[]>('GET', 'collections'),
+  createCollection: (name: string) => call<CollectionOut>('POST', 'collections', { name }),
+  deleteCollection: (id: string) => call<null>('DELETE', `collections/${id}`),
 
   documents: (query: DocumentQuery) => call<DocumentPage>('GET', `documents${queryString({ ...query })}`),
   document: (id: string) => call<DocumentOut>('GET', `documents/${id}`),
@@ -108,7 +133,9 @@ export const api = {
   renameChat: (id: string, title: string) => call<ChatOut>('PATCH', `chats/${id}`, { title }),
   deleteChat: (id: string) => call<null>('DELETE', `chats/${id}`),
 
-  ask: (chatId: string, text: string) => call<RunOut>('POST', `chats/${chatId}/messages`, { text }),
+  /** `language` is the answer's; empty for the question's. */
+  ask: (chatId: string, text: string, language: LanguageCode | '') =>
+    call<RunOut>('POST', `chats/${chatId}/messages`, language ? { text, language } : { text }),
   runEvents: (runId: string, lastEventId: string, signal: AbortSignal) =>
     stream(`runs/${runId}/events`, lastEventId, signal),
   stopRun: (runId: string) => call<null>('DELETE', `runs/${runId}`),

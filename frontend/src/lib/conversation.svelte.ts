@@ -1,6 +1,7 @@
 /** The open conversation: its messages, the answer being made, and the draft of the next question. */
 import { api, type ApiError } from './api';
 import { Run } from './run.svelte';
+import { settings } from './settings.svelte';
 import type { ChatDetail, ChatOut, MessageOut } from './types';
 
 export class Conversation {
@@ -67,7 +68,7 @@ export class Conversation {
     const created = await this.#ensureChat();
     const chat = this.chat;
     if (!chat) return this.#failAsking(text);
-    const answered = await api.ask(chat.id, text);
+    const answered = await api.ask(chat.id, text, settings.answerLanguage);
     if (this.chat?.id !== chat.id) return created;
     if (!answered.ok) {
       this.askError = answered.error;

@@ -5,7 +5,11 @@ export type Route =
   | { name: 'chat'; id: string }
   /** The library; with an id that document is open beside it, at a chunk where one is named. */
   | { name: 'documents'; id?: string; chunkId?: string }
-  | { name: 'evals'; id?: string };
+  | { name: 'evals'; id?: string; otherId?: string }
+  | { name: (typeof PAGES)[number] };
+
+/** Pages that are named by their address alone. */
+const PAGES = ['settings', 'users'] as const;
 
 export function parseRoute(hash: string): Route {
   const [path = '', query] = hash.replace(/^#/, '').split('?');
@@ -18,7 +22,8 @@ export function parseRoute(hash: string): Route {
   }
   if (first === 'docs') return { name: 'documents' };
   if (first === 'evals') return second ? { name: 'evals', id: decodeURIComponent(second) } : { name: 'evals' };
-  return { name: 'home' };
+  const page = PAGES.find((name) => name === first);
+  return { name: page ?? 'home' };
 }
 
 class Router {

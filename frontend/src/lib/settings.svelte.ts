@@ -1,26 +1,39 @@
-/** What this browser remembers: the theme. (The language is in i18n.) */
+/** What this browser remembers: the theme and the language of answers. (The page's is in i18n.) */
+import type { LanguageCode } from './types';
 
 export type Theme = 'system' | 'light' | 'dark';
-const THEMES: Theme[] = ['system', 'light', 'dark'];
+export const THEMES: Theme[] = ['system', 'light', 'dark'];
+/** Empty: the language of the question. */
+export type AnswerLanguage = LanguageCode | '';
 
 class Settings {
-  theme = $state<Theme>(stored());
+  theme = $state<Theme>(oneOf(THEMES, localStorage.getItem('folio.theme'), 'system'));
+  answerLanguage = $state<AnswerLanguage>(oneOf<AnswerLanguage>(['en', 'zh'], localStorage.getItem('folio.answers'), ''));
 
   nextTheme(): void {
-    this.theme = THEMES[(THEMES.indexOf(this.theme) + 1) % THEMES.length] ?? 'system';
-    if (this.theme === 'system') {
-      delete document.documentElement.dataset['theme'];
-      localStorage.removeItem('folio.theme');
-    } else {
-      document.documentElement.dataset['theme'] = this.theme;
-      localStorage.setItem('folio.theme', this.theme);
-    }
+    this.setTheme(THEMES[(THEMES.indexOf(this.theme) + 1) % THEMES.length] ?? 'system');
+  }
+
+  setTheme(theme: Theme): void {
+    this.theme = theme;
+    if (theme === 'system') delete document.documentElement.dataset['theme'];
+    else document.documentElement.dataset['theme'] = theme;
+    remember('folio.theme', theme === 'system' ? '' : theme);
+  }
+
+  setAnswerLanguage(language: AnswerLanguage): void {
+    this.answerLanguage = language;
+    remember('folio.answers', language);
   }
 }
 
-function stored(): Theme {
-  const theme = localStorage.getItem('folio.theme');
-  return theme === 'light' || theme === 'dark' ? theme : 'system';
+function remember(name: string, value: string): void {
+  if (value) localStorage.setItem(name, value);
+  else localStorage.removeItem(name);
+}
+
+function oneOf<Value extends string>(known: Value[], stored: string | null, otherwise: Value): Value {
+  return known.find((value) => value === stored) ?? otherwise;
 }
 
 export const settings = new Settings();

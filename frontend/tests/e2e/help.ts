@@ -94,6 +94,17 @@ export async function ask(page: Page, question: string): Promise<void> {
   await box(page).press('Enter');
 }
 
+/** Logs in to a fake with accounts, from whatever page is open. */
+export async function logIn(page: Page, fake: Fake, name: string, role: 'admin' | 'member' = 'admin'): Promise<void> {
+  await fake.faults({ account: { name, password: 'correct horse', role } });
+  await page.reload();
+  const dialog = page.getByRole('dialog');
+  await dialog.getByLabel(/^(Name|用户名)$/).fill(name);
+  await dialog.getByLabel(/^(Password|密码)$/).fill('correct horse');
+  await page.keyboard.press('Enter');
+  await expect(dialog).toHaveCount(0);
+}
+
 export const isComplete = (page: Page) =>
   expect(page.getByRole('status').last()).toHaveText(/complete|完成/);
 

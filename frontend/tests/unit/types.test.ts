@@ -1,18 +1,21 @@
 // @vitest-environment node
-/** Compares lib/types.ts with the server's wire models, field by field. */
+/** Compares the interfaces of lib with the server's wire models, field by field. */
 import { existsSync, readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import ts from 'typescript';
 import { describe, expect, test } from 'vitest';
 
 type Models = Map<string, Map<string, string>>;
-const SERVER = resolve('../app/api/schemas.py');
-const CLIENT = resolve('src/lib/types.ts');
+const PAIRS = [
+  ['schemas.py', 'types.ts', 'MessageOut'],
+  ['account_schemas.py', 'people.ts', 'UserOut'],
+  ['index_schemas.py', 'indexes.ts', 'IndexOut'],
+].map(([server, client, known]) => ({ server: resolve('../app/api', server!), client: resolve('src/lib', client!), known: known! }));
 
-/** Reads the models of schemas.py, each field's type written as TypeScript would write it. */
-function serverModels(): Models {
+/** Reads the models of a file of schemas, each field's type written as TypeScript would write it. */
+function serverModels(file: string): Models {
   const models: Models = new Map();
-  const source = readFileSync(SERVER, 'utf8').replace(/"""[\s\S]*?"""/g, '');
+  const source = readFileSync(file, 'utf8').replace(/"""[\s\S]*?"""/g, '');
   for (const [, name, base, body] of source.matchAll(/^class (\w+)\((\w+)\):\n((?:(?: {4}.*)?\n)*)/gm)) {
     const fields = new Map(models.get(base!) ?? []);
     for (const [, field, type] of body!.matchAll(/^ {4}(\w+): (.+?)(?: = .*)?$/gm)) fields.set(field!, toTypeScript(type!));
@@ -22,6 +25,8 @@ function serverModels(): Models {
 }
 
 function toTypeScript(python: string): string {
+  const annotated = /^Annotated\[(list\[\w+\]), .*\]$/.exec(python);
+  if (annotated) return toTypeScript(annotated[1]!);
   const union = python.split(' | ');
   if (union.length > 1) return union.map((part) => (part === 'None' ? 'null' : toTypeScript(part))).join(' | ');
   const list = /^list\[(.+)\]$/.exec(python);
@@ -30,12 +35,12 @@ function toTypeScript(python: string): string {
   if (dict) return `Record<${toTypeScript(dict[1]!)}, ${toTypeScript(dict[2]!)}>`;
   const literal = /^Literal\[(.+)\]$/.exec(python);
   if (literal) return literal[1]!.replaceAll('"', "'").split(', ').join(' | ');
-  const names: Record<string, string> = { str: 'string', int: 'number', float: 'number', bool: 'boolean', datetime: 'string' };
+  const names: Record<string, string> = { str: 'string', Text: 'string', int: 'number', float: 'number', bool: 'boolean', datetime: 'string' };
   return names[python] ?? python;
 }
 
-function clientModels(): Models {
-  const file = ts.createSourceFile('types.ts', readFileSync(CLIENT, 'utf8'), ts.ScriptTarget.Latest, true);
+function clientModels(path: string): Models {
+  const file = ts.createSourceFile(path, readFileSync(path, 'utf8'), ts.ScriptTarget.Latest, true);
   const models: Models = new Map();
   for (const node of file.statements) {
     if (!ts.isInterfaceDeclaration(node)) continue;
@@ -49,11 +54,11 @@ function clientModels(): Models {
   return models;
 }
 
-describe.skipIf(!existsSync(SERVER))('the wire models', () => {
-  const server = existsSync(SERVER) ? serverModels() : new Map();
-  const client = clientModels();
+describe.skipIf(!existsSync(PAIRS[0]!.server)).each(PAIRS)('the wire models of $client', ({ server: serverFile, client: clientFile, known }) => {
+  const server = existsSync(serverFile) ? serverModels(serverFile) : new Map();
+  const client = clientModels(clientFile);
 
-  test('are read from the server at all', () => expect(server.get('MessageOut')?.size).toBeGreaterThan(10));
+  test('are read from the server at all', () => expect(server.get(known)?.size).toBeGreaterThan(5));
 
   test.each([...client.keys()])('%s is as the server has it', (name) => {
     expect(Object.fromEntries(client.get(name)!)).toEqual(Object.fromEntries(server.get(name) ?? []));

@@ -4,6 +4,7 @@
 import { createServer } from 'node:http';
 import { readFile } from 'node:fs/promises';
 import { extname, join, normalize } from 'node:path';
+import { answerAccount } from './accounts.mjs';
 import { makeMessage, startRun, stopRun, streamRun } from './runs.mjs';
 import { HANDBOOK, makeSources, POLICY_TEXT, World } from './world.mjs';
 
@@ -39,7 +40,20 @@ const ROUTES = [
     send(response, 204, null);
   }],
   ['GET', /^index$/, ({ response }) => send(response, 200, world.indexes())],
-  ['GET', /^collections$/, ({ response }) => send(response, 200, [{ id: 'default', name: 'default', num_documents: world.documents.length, created_at: '2026-01-01T00:00:00Z' }])],
+  ['GET', /^collections$/, ({ response }) => {
+    const count = (id) => world.documents.filter((item) => item.collection_id === id).length;
+    send(response, 200, world.collections.map((item) => ({ ...item, num_documents: count(item.id) })));
+  }],
+  ['POST', /^collections$/, ({ response, body }) => {
+    if (world.collections.some((item) => item.name === body.name)) return fail(response, 409, 'conflict', `there is a collection ${body.name} already`);
+    world.collections.push({ id: world.id('base'), name: body.name, num_documents: 0, created_at: new Date().toISOString(), access: 'owner' });
+    return send(response, 201, world.collections.at(-1));
+  }],
+  ['DELETE', /^collections\/(\w+)$/, ({ response, match }) => {
+    world.collections = world.collections.filter((item) => item.id !== match[1]);
+    world.documents = world.documents.filter((item) => item.collection_id !== match[1]);
+    send(response, 204, null);
+  }],
   ['GET', /^documents$/, listDocuments],
   ['POST', /^documents$/, upload],
   ['GET', /^documents\/events$/, libraryEvents],
@@ -226,33 +240,6 @@ async function serveFile(path, response) {
   }
 }
 
-/** Logging in and out; `faults.account` is {name, password, code}, with `user` while one is logged in. */
-function answerAccount(path, body, response) {
-  const account = world.faults.account;
-  if (path === 'auth') {
-    const { user = null, code = '' } = account ?? {};
-    send(response, 200, { mode: account ? 'users' : 'off', needs_setup: Boolean(code), user });
-  } else if (!account) {
-    return false;
-  } else if (path === 'login' || path === 'setup') {
-    if (path === 'setup' ? body.code !== account.code : body.name !== account.name || body.password !== account.password) {
-      fail(response, 401, 'unauthorized', path === 'setup' ? 'the code is wrong' : 'the name or the password is wrong');
-    } else {
-      account.code = '';
-      account.user = { id: 'u1', name: body.name, role: account.role ?? 'admin', is_active: true, created_at: '', last_seen_at: null, group_ids: [] };
-      send(response, 200, account.user);
-    }
-  } else if (path === 'logout') {
-    account.user = null;
-    response.writeHead(204).end();
-  } else if (!account.user) {
-    fail(response, 401, 'unauthorized', 'log in');
-  } else {
-    return false;
-  }
-  return true;
-}
-
 function control(body, response) {
   if (body.reset) world = new World(body.reset);
   if (body.faults) Object.assign(world.faults, body.faults);
@@ -274,7 +261,11 @@ createServer(async (request, response) => {
     return fail(response, 401, 'unauthorized', 'the API key is missing or wrong');
   }
   const path = url.pathname.slice('/api/'.length);
-  if (answerAccount(path, body, response)) return;
+  const reply = {
+    send: (status, answer) => (send(response, status, answer), true),
+    fail: (status, code, message) => (fail(response, status, code, message), true),
+  };
+  if (answerAccount(world, request.method, path, body, reply)) return;
   for (const [method, pattern, route] of ROUTES) {
     const match = method === request.method ? pattern.exec(path) : null;
     if (match) return route({ request, response, match, body, raw, query: url.searchParams });

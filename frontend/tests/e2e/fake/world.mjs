@@ -1,4 +1,5 @@
 // What the fake server knows: documents, chats, runs; and which faults it plays.
+import { makeUser } from './accounts.mjs';
 import { lineBox, makePdf } from './pdf.mjs';
 
 const PDF_LINES = [
@@ -38,6 +39,11 @@ export class World {
     this.listeners = new Set();
     this.isPaused = false;
     this.evals = [];
+    this.keys = [];
+    this.users = [makeUser('u1', 'Ada', 'admin'), makeUser('u2', 'Grace', 'member', { last_seen_at: '2026-02-03T10:00:00Z' }), makeUser('u3', 'Lin', 'member', { is_active: false })];
+    this.groups = [{ id: 'g1', name: '人事 People team', user_ids: ['u2', 'u3'] }];
+    this.access = {};
+    this.collections = makeCollections(this.options.access ?? 'owner');
     this.faults = { ask: null, cutAfter: 0, down: false, apiKey: null, account: null };
     this.requests = [];
     if (this.options.chats) this.chats = makeChats();
@@ -153,6 +159,11 @@ function makeDocument(id, name, change = {}) {
     metadata: {},
     ...change,
   };
+}
+
+/** The knowledge bases, and what the caller may do in them. */
+function makeCollections(access) {
+  return [{ id: 'default', name: 'default', num_documents: 0, created_at: '2026-01-01T00:00:00Z', access }];
 }
 
 function makeDocuments(count) {
