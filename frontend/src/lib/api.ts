@@ -1,6 +1,7 @@
 /** The one file that talks to the server. Failures are values, never exceptions. */
 import type { EvalQuestionIn } from './evals.svelte';
 import type { IndexesOut } from './indexes';
+import type { Filter } from './metadata';
 import type { AccessOut, AuthOut, GroupOut, KeyOut, NewKeyOut, PrincipalsOut, Role, UserOut } from './people';
 import type {
   ChatDetail,
@@ -12,11 +13,14 @@ import type {
   ErrorOut,
   EvalDetail,
   EvalOut,
+  JobPage,
   LanguageCode,
   MessageOut,
+  Metadata,
   QueueOut,
   RetriedOut,
   RunOut,
+  SearchOut,
   SourceOut,
   StatusOut,
   UploadOut,
@@ -101,6 +105,7 @@ export const api = {
   documentText: (id: string) => call<DocumentTextOut>('GET', `documents/${id}/text`),
   chunk: (documentId: string, id: string) => call<SourceOut>('GET', `documents/${documentId}/chunks/${id}`),
   documentFile: (id: string) => request('GET', `documents/${id}/file`).then(mapBlob),
+  changeDocument: (id: string, change: { metadata: Metadata }) => call<DocumentOut>('PATCH', `documents/${id}`, change),
   reindexDocument: (id: string) => call<DocumentOut>('POST', `documents/${id}/reindex`),
   pauseDocument: (id: string) => call<DocumentOut>('POST', `documents/${id}/pause`),
   cancelDocument: (id: string) => call<DocumentOut>('POST', `documents/${id}/cancel`),
@@ -115,6 +120,9 @@ export const api = {
   cancelEval: (id: string) => call<EvalOut>('POST', `evals/${id}/cancel`),
   deleteEval: (id: string) => call<null>('DELETE', `evals/${id}`),
 
+  search: (wanted: { query: string; collection_ids: string[]; filters: Filter | null; limit: number }) =>
+    call<SearchOut>('POST', 'search', wanted),
+  jobs: () => call<JobPage>('GET', 'jobs?page_size=20'),
   holdQueue: (isHeld: boolean) => call<QueueOut>('POST', `jobs/${isHeld ? 'pause' : 'resume'}`),
   retryFailed: () => call<RetriedOut>('POST', 'jobs/retry'),
 

@@ -39,7 +39,7 @@ class App {
   readonly library = new Library(() => this.status.refreshSoon());
   readonly uploads = new Uploads(
     () => this.status.value,
-    () => this.library.collectionId || null,
+    () => this.library.target?.id ?? null,
   );
 
   restoreFocus(element: HTMLElement): void {

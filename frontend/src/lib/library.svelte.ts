@@ -1,14 +1,15 @@
 /** One page of the library, kept current by the server's events. */
 import { api, type ApiError, type Result } from './api';
 import { follow } from './stream';
-import type { CollectionOut, DocumentOut, DocumentPage, LibraryEvent } from './types';
+import type { CollectionOut, DocumentOut, DocumentPage, LibraryEvent, Metadata } from './types';
 
 export type StatusFilter = '' | 'ready' | 'pending' | 'failed';
 const PAGE_SIZE = 50;
 
 export class Library {
   page = $state<DocumentPage | null>(null);
-  collections = $state<CollectionOut[]>([]);
+  /** Null until it is known what may be read. */
+  collections = $state<CollectionOut[] | null>(null);
   error = $state<ApiError | null>(null);
   /** Why a document that a link named could not be opened. */
   linkError = $state<ApiError | null>(null);
@@ -26,6 +27,22 @@ export class Library {
   /** `onChange` is told of every change in the library, whichever page shows. */
   constructor(onChange: () => void = () => {}) {
     this.#onChange = onChange;
+  }
+
+  /** Where new files go: what is chosen, else the library's own, else the first that may be changed. */
+  get target(): CollectionOut | null {
+    const mine = (this.collections ?? []).filter((item) => item.access !== 'reader');
+    if (this.collectionId) return mine.find((item) => item.id === this.collectionId) ?? null;
+    return mine.find((item) => item.id === 'default') ?? mine[0] ?? null;
+  }
+
+  /** Whether documents can be added; the server judges where it is not known yet. */
+  get canAdd(): boolean {
+    return this.collections === null || this.target !== null;
+  }
+
+  mayEdit(collectionId: string): boolean {
+    return this.collections?.find((item) => item.id === collectionId)?.access !== 'reader';
   }
 
   get isFiltered(): boolean {
@@ -76,6 +93,8 @@ export class Library {
     void this.load();
   }
 
+  setMetadata = (document: DocumentOut, metadata: Metadata): Promise<ApiError | null> =>
+    this.#change(api.changeDocument(document.id, { metadata }));
   reindex = (document: DocumentOut): Promise<ApiError | null> => this.#change(api.reindexDocument(document.id));
   pause = (document: DocumentOut): Promise<ApiError | null> => this.#change(api.pauseDocument(document.id));
   cancel = (document: DocumentOut): Promise<ApiError | null> => this.#change(api.cancelDocument(document.id));

@@ -9,7 +9,7 @@ export type Route =
   | { name: (typeof PAGES)[number] };
 
 /** Pages that are named by their address alone. */
-const PAGES = ['settings', 'users'] as const;
+const PAGES = ['settings', 'users', 'test', 'status'] as const;
 
 export function parseRoute(hash: string): Route {
   const [path = '', query] = hash.replace(/^#/, '').split('?');

@@ -52,6 +52,7 @@ function reloadWhenReachable(): void {
     if (!isReachable) return;
     untrack(() => {
       void app.chats.load();
+      void app.library.loadCollections();
       const id = chatIdOfRoute();
       if (app.conversation.loadError && id) void app.conversation.reload(id);
     });

@@ -95,6 +95,28 @@ export interface QueueOut {
   is_paused: boolean;
 }
 
+export interface JobOut {
+  id: string;
+  document_id: string;
+  document_name: string;
+  owner: string;
+  stage: JobStage;
+  progress: number;
+  attempts: number;
+  reason: string | null;
+  queued_at: string;
+  heartbeat_at: string | null;
+  finished_at: string | null;
+}
+
+export interface JobPage {
+  items: JobOut[];
+  total: number;
+  page: number;
+  page_size: number;
+  is_paused: boolean;
+}
+
 export interface RetriedOut {
   num_queued: number;
 }
@@ -128,6 +150,24 @@ export interface SourceOut {
   text: string;
   score: number;
   scores: ScoresOut;
+}
+
+export interface SearchTimingsOut {
+  embed_s: number | null;
+  dense_s: number | null;
+  lexical_s: number | null;
+  rank_s: number | null;
+  rerank_s: number | null;
+  total_s: number | null;
+}
+
+export interface SearchOut {
+  query: string;
+  hits: SourceOut[];
+  confidence: number;
+  is_sufficient: boolean;
+  seconds: number;
+  timings: SearchTimingsOut;
 }
 
 export interface CitationOut {

@@ -62,6 +62,13 @@ const ROUTES = [
   ['GET', /^documents\/(\w+)\/chunks\/(\w+)$/, ({ response, match }) =>
     match[2] === 'c2' ? send(response, 200, makeSources()[1]) : fail(response, 404, 'not_found', `no chunk ${match[2]}`)],
   ['GET', /^documents\/(\w+)$/, withDocument(({ response, document }) => send(response, 200, detailed(document)))],
+  ['PATCH', /^documents\/(\w+)$/, withDocument(({ response, document, body }) => {
+    if (Object.keys(body.metadata).some((key) => key.startsWith('folio.'))) {
+      return fail(response, 422, 'invalid_input', "metadata: keys that begin with folio. are Folio's own");
+    }
+    world.update(document, { metadata: body.metadata });
+    return send(response, 200, detailed(document));
+  })],
   ['POST', /^documents\/(\w+)\/reindex$/, withDocument(({ response, document }) => {
     world.documents = world.documents.filter((item) => item !== document);
     const again = world.ingest(document.name, document.num_bytes);
@@ -93,6 +100,13 @@ const ROUTES = [
     world.evals = world.evals.filter((item) => item.id !== match[1]);
     send(response, 204, null);
   }],
+  ['POST', /^search$/, ({ response, body }) => {
+    if (body.query.includes('hang')) return fail(response, 503, 'store_unavailable', 'the vector store did not answer within 20 s');
+    const hits = body.query.includes('月球') || body.query.includes('moon') ? [] : makeSources().slice(0, body.limit);
+    const timings = { embed_s: 0.0041, dense_s: 0.0123, lexical_s: 0.0087, rank_s: 0.0004, rerank_s: null, total_s: 0.0262 };
+    return send(response, 200, { query: body.query, hits, confidence: 0.83, is_sufficient: hits.length > 0, seconds: 0.027, timings });
+  }],
+  ['GET', /^jobs$/, ({ response }) => send(response, 200, world.jobs())],
   ['POST', /^jobs\/(pause|resume)$/, ({ response, match }) => {
     world.isPaused = match[1] === 'pause';
     send(response, 200, { is_paused: world.isPaused });

@@ -106,6 +106,24 @@ export class World {
     };
   }
 
+  /** The latest job of each document. */
+  jobs() {
+    const items = this.documents.slice(0, 20).map((item) => ({
+      id: `j${item.id}`,
+      document_id: item.id,
+      document_name: item.name,
+      owner: '',
+      stage: item.stage,
+      progress: item.progress,
+      attempts: item.status === 'failed' ? 2 : 1,
+      reason: item.status === 'failed' ? item.error : null,
+      queued_at: item.created_at,
+      heartbeat_at: null,
+      finished_at: item.status === 'ready' ? item.updated_at : null,
+    }));
+    return { items, total: items.length, page: 1, page_size: 20, is_paused: this.isPaused };
+  }
+
   changed(event, data) {
     for (const listener of this.listeners) listener(event, data);
   }
