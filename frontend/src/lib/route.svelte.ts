@@ -5,6 +5,7 @@ export type Route =
   | { name: 'chat'; id: string }
   /** The library; with an id that document is open beside it, at a chunk where one is named. */
   | { name: 'documents'; id?: string; chunkId?: string }
+  /** Evaluations; one of them, or two compared. */
   | { name: 'evals'; id?: string; otherId?: string }
   | { name: (typeof PAGES)[number] };
 
@@ -13,7 +14,7 @@ const PAGES = ['settings', 'users', 'test', 'status'] as const;
 
 export function parseRoute(hash: string): Route {
   const [path = '', query] = hash.replace(/^#/, '').split('?');
-  const [, first, second] = path.split('/');
+  const [, first, second, third] = path.split('/');
   if (first === 'c' && second) return { name: 'chat', id: decodeURIComponent(second) };
   if (first === 'docs' && second) {
     const chunkId = new URLSearchParams(query).get('chunk');
@@ -21,7 +22,11 @@ export function parseRoute(hash: string): Route {
     return chunkId ? { name: 'documents', id, chunkId } : { name: 'documents', id };
   }
   if (first === 'docs') return { name: 'documents' };
-  if (first === 'evals') return second ? { name: 'evals', id: decodeURIComponent(second) } : { name: 'evals' };
+  if (first === 'evals' && second) {
+    const id = decodeURIComponent(second);
+    return third ? { name: 'evals', id, otherId: decodeURIComponent(third) } : { name: 'evals', id };
+  }
+  if (first === 'evals') return { name: 'evals' };
   const page = PAGES.find((name) => name === first);
   return { name: page ?? 'home' };
 }

@@ -86,8 +86,9 @@ const ROUTES = [
   ['GET', /^evals$/, ({ response }) => send(response, 200, world.evals.map(({ questions, ...item }) => item))],
   ['POST', /^evals$/, ({ response, body }) => {
     const id = world.id('eval');
-    const questions = body.questions.map((item) => ({ question: item.question, is_answerable: item.answerable, is_refusal: false, exact_match: null, f1: null, holds_answer: item.answers.length ? 1 : null, citation_precision: 1, citation_recall: item.documents.length ? 1 : null, confidence: null, first_token_s: 0.1, seconds: 0.4 }));
-    const figures = { holds_answer: 1, citation_precision: 1, answered: 1, refused_unanswerable: 0, median_s: 0.4 };
+    const questions = body.questions.map((item) => ({ question: item.question, is_answerable: item.answerable, is_refusal: body.name.includes('strict') && item.question.startsWith('How'), exact_match: null, f1: null, holds_answer: item.answers.length ? 1 : null, citation_precision: 1, citation_recall: item.documents.length ? 1 : null, confidence: null, first_token_s: 0.1, seconds: 0.4 }));
+    const isStrict = body.name.includes('strict');
+    const figures = { holds_answer: isStrict ? 0.5 : 1, citation_precision: 1, answered: 1, refused_unanswerable: 0, median_s: isStrict ? 0.2 : 0.4 };
     const item = { id, name: body.name, generator: 'fake', state: 'done', num_questions: questions.length, num_done: questions.length, figures, error: null, created_at: new Date().toISOString(), finished_at: null, questions };
     world.evals.unshift(item);
     send(response, 202, item);
