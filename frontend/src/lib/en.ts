@@ -7,7 +7,6 @@ export const en = {
   'app.cancel': 'Cancel',
   'app.retry': 'Try again',
   'app.save': 'Save',
-  'app.listComma': ', ',
 
   'theme.system': 'Theme: as the system',
   'theme.light': 'Theme: light',
@@ -266,8 +265,8 @@ export const en = {
   'metadata.hint': 'Searches can be narrowed by these. Numbers and true or false are taken as such; put them in quotes for text.',
   'metadata.key': 'Name {n}',
   'metadata.value': 'Value {n}',
-  'metadata.keyExample': 'year',
-  'metadata.valueExample': '2026',
+  'metadata.keyExample': 'such as year',
+  'metadata.valueExample': 'such as 2026',
   'metadata.remove': 'Remove line {n}',
   'metadata.add': 'Another line',
   'metadata.doubled': '“{key}” is there twice.',

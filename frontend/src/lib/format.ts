@@ -7,6 +7,10 @@ export function formatNumber(value: number, language: LanguageCode): string {
   return new Intl.NumberFormat(tag(language)).format(value);
 }
 
+export function formatList(names: string[], language: LanguageCode): string {
+  return names.join(language === 'zh' ? '、' : ', ');
+}
+
 export function formatBytes(bytes: number, language: LanguageCode): string {
   const units = ['B', 'kB', 'MB', 'GB', 'TB'];
   let value = bytes;

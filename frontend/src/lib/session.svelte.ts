@@ -53,6 +53,7 @@ function reloadWhenReachable(): void {
     untrack(() => {
       void app.chats.load();
       void app.library.loadCollections();
+      if (router.route.name === 'documents') void app.library.load();
       const id = chatIdOfRoute();
       if (app.conversation.loadError && id) void app.conversation.reload(id);
     });

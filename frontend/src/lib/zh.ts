@@ -9,7 +9,6 @@ export const zh: Record<Key, string> = {
   'app.cancel': '取消',
   'app.retry': '重试',
   'app.save': '保存',
-  'app.listComma': '、',
 
   'theme.system': '主题：跟随系统',
   'theme.light': '主题：浅色',
@@ -268,8 +267,8 @@ export const zh: Record<Key, string> = {
   'metadata.hint': '检索可以按这些值筛选。数字和 true、false 按其类型保存；要作为文本，请加英文引号。',
   'metadata.key': '名称 {n}',
   'metadata.value': '值 {n}',
-  'metadata.keyExample': 'year',
-  'metadata.valueExample': '2026',
+  'metadata.keyExample': '例如 year',
+  'metadata.valueExample': '例如 2026',
   'metadata.remove': '删除第 {n} 行',
   'metadata.add': '再加一行',
   'metadata.doubled': '“{key}”出现了两次。',

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { ageOf, formatBytes, formatSeconds, formatWhen } from '../../src/lib/format';
+import { ageOf, formatBytes, formatList, formatSeconds, formatWhen } from '../../src/lib/format';
 import { parseRoute } from '../../src/lib/route.svelte';
 import { asPlainText, sortSources } from '../../src/lib/sources';
 import { makeMessage, makeSource } from './fakes';
@@ -54,4 +54,17 @@ test('what an answer cites is known from its markers and its verified citations'
 test('a copied answer brings its sources', () => {
   const message = makeMessage({ content: 'Fifteen days [1].', sources: [makeSource(1, { page: 2 }), makeSource(2)] });
   expect(asPlainText(message)).toBe('Fifteen days [1].\n\n[1] handbook.pdf, Page 2');
+});
+
+test('names are listed with the comma of the language', () => {
+  expect(formatList(['Ada', 'Lin'], 'en')).toBe('Ada, Lin');
+  expect(formatList(['Ada', 'Lin'], 'zh')).toBe('Ada、Lin');
+});
+
+test('pages, an evaluation and two compared have addresses', () => {
+  expect(parseRoute('#/settings')).toEqual({ name: 'settings' });
+  expect(parseRoute('#/status')).toEqual({ name: 'status' });
+  expect(parseRoute('#/nowhere')).toEqual({ name: 'home' });
+  expect(parseRoute('#/evals/a%2Fb')).toEqual({ name: 'evals', id: 'a/b' });
+  expect(parseRoute('#/evals/a/b')).toEqual({ name: 'evals', id: 'a', otherId: 'b' });
 });
