@@ -1,11 +1,13 @@
 # The appliance: API, retrieval, engine and the web frontend, in one image.
 #
 #   docker build --tag folio .
-#   docker build --tag folio --build-arg TORCH_INDEX_URL=<index of the PyTorch build you want> .
+#   docker build --tag folio:cuda --build-arg ACCELERATOR=cuda .
 #
-# Without the argument the CPU build of PyTorch is taken (scripts/install-python says how). The
-# embedding model is inside; nothing is fetched when the container starts, except a language model
-# that you name.
+# ACCELERATOR      cpu (default) takes PyTorch's CPU build and nothing else; cuda its CUDA build
+# TORCH_INDEX_URL  the package index to take PyTorch from, where the configured one lacks that build
+#
+# The embedding model is inside; nothing is fetched when the container starts, except a language
+# model that you name.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS frontend
@@ -19,13 +21,21 @@ COPY frontend/ ./
 RUN npm run build
 
 FROM ${PYTHON_IMAGE} AS packages
+ARG ACCELERATOR=cpu
 ARG TORCH_INDEX_URL=
 WORKDIR /src
 RUN python -m venv /folio/venv
 COPY requirements.txt ./
 COPY scripts/install-python scripts/
-RUN FOLIO_TORCH_INDEX_URL=${TORCH_INDEX_URL} PIP_NO_CACHE_DIR=1 \
+RUN FOLIO_ACCELERATOR=${ACCELERATOR} FOLIO_TORCH_INDEX_URL=${TORCH_INDEX_URL} PIP_NO_CACHE_DIR=1 \
     scripts/install-python /folio/venv/bin/python requirements.txt
+# What only compilers, installers and the packages' own tests read.
+# hadolint ignore=DL3003
+RUN /folio/venv/bin/pip uninstall --quiet --yes setuptools pip \
+    && cd /folio/venv/lib/python3*/site-packages \
+    && rm -rf torch/include torch/share pyarrow/include pyarrow/src \
+    && find . -depth -type d -name tests -exec rm -rf {} + \
+    && find . -type f \( -name '*.a' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \) -delete
 
 FROM ${PYTHON_IMAGE} AS kernels
 # The version of g++ is the one of the base image's Debian.

@@ -90,7 +90,7 @@ def test_containers_start_in_the_order_of_their_health(services):
     assert waits == {
         "etcd": {},
         "milvus": {"etcd": "service_healthy"},
-        "app": {"milvus": "service_healthy"},
+        "app": {"milvus": "service_healthy", "postgres": "service_healthy"},
         "frontend": {"app": "service_healthy"},
     }
 
@@ -204,3 +204,35 @@ def test_what_is_not_set_is_left_to_the_defaults_of_the_settings(services):
 def test_the_example_file_leaves_the_stack_as_it_is(root, tmp_path, config):
     example = (root / ".env.example").read_text()
     assert compose_config(root, tmp_path, example)["services"].keys() == config["services"].keys()
+
+
+def test_the_stack_for_swarm_has_nothing_that_swarm_refuses(root, config):
+    done = subprocess.run(
+        [sys.executable, root / "deploy" / "swarm.py"],
+        input=json.dumps(config),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    stack = json.loads(done.stdout)
+    assert set(stack) == {"version", "services", "networks", "volumes"}
+    assert set(stack["services"]) == SERVICES
+    for service in stack["services"].values():
+        assert not {"build", "depends_on", "profiles", "restart"} & set(service)
+        assert service["cap_drop"] == ["ALL"]
+        assert service["deploy"]["resources"]["limits"]["memory"]
+    assert stack["networks"]["store"]["internal"] is True
+
+
+def test_profiles_add_their_containers_hardened_and_limited(root, tmp_path):
+    profiles = "COMPOSE_PROFILES=postgres,gpu,monitoring\n"
+    services = compose_config(root, tmp_path, profiles)["services"]
+    assert set(services) - SERVICES == {"postgres", "generate", "prometheus", "grafana"}
+    for service in services.values():
+        assert service["cap_drop"] == ["ALL"]
+        assert service["read_only"] is True
+        assert service["deploy"]["resources"]["limits"]["memory"]
+    (device,) = services["generate"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+    assert services["generate"]["build"]["args"]["ACCELERATOR"] == "cuda"

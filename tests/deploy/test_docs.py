@@ -117,6 +117,7 @@ def test_the_list_of_settings_is_whole_and_its_defaults_are_right(root, folder):
 def test_settings_that_the_documents_name_exist(root):
     known = {*setting_rows(), "FOLIO_PYTHON", "FOLIO_TORCH_INDEX_URL", "FOLIO_WEB_PORT"}
     known |= {"FOLIO_CPUS", "FOLIO_MEMORY", "FOLIO_IMAGE", "FOLIO_FRONTEND_IMAGE"}
+    known |= {"FOLIO_CUDA_IMAGE", "FOLIO_ACCELERATOR"}
     unknown = {
         f"{path.relative_to(root)}: {name}"
         for path in documents(root)
