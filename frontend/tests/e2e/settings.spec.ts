@@ -1,8 +1,9 @@
 /** Settings: looks and language; with accounts the password and the keys for programs. */
 import { ask, expect, isComplete, logIn, LOOKS, openLook, picture, test, violations, watchProblems } from './help';
 
-test('theme, language and the language of answers are chosen and remembered', async ({ page, problems }) => {
+test('theme, language and the language of answers are chosen and remembered', async ({ page, fake, problems }) => {
   watchProblems(page, problems);
+  await fake.reset({ documents: 4 });
   await page.goto('/#/');
   await page.getByRole('link', { name: 'Settings' }).click();
   await expect(page).toHaveTitle('Settings · Folio');
