@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -329,7 +330,8 @@ def test_ctrl_c_during_the_set_up_stops_everything(project):
 def test_long_steps_say_that_they_are_alive(project):
     project.need_an_installation()
     _, output = project.run("start", INSTALL_S=3, FOLIO_HEARTBEAT_S=1)
-    assert "    ... 1 s  " in output
+    # On a busy machine the first second may already be over when it is counted.
+    assert re.search(r"^    \.\.\. \d+ s  ", output, re.MULTILINE)
 
 
 class Installer:
