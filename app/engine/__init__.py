@@ -47,6 +47,8 @@ from app.engine.outputs import (
 )
 from app.engine.pooling import PoolingParams
 from app.engine.sampling_params import (
+    QuoteOnlyParams,
+    QuoteSource,
     RequestOutputKind,
     SamplingParams,
     StructuredOutputsParams,
@@ -83,6 +85,8 @@ __all__ = [
     "OutOfMemory",
     "PoolingParams",
     "PromptTooLong",
+    "QuoteOnlyParams",
+    "QuoteSource",
     "ReasoningDelta",
     "RequestMetrics",
     "RequestOutput",

@@ -23,8 +23,9 @@ from app.engine.model_config import ModelConfig
 from app.engine.model_runner import ModelRunner
 from app.engine.outputs import EmbeddingRequestOutput, EngineStats, RequestOutput
 from app.engine.pooling import PoolingParams, PoolingRequest
+from app.engine.quotes import ForcedTokens
 from app.engine.request import BeamRequest, Request
-from app.engine.sampling_params import SamplingParams
+from app.engine.sampling_params import SamplingParams, StructuredOutputsParams
 from app.engine.scheduler import Scheduler
 from app.engine.sequence import (
     GenerationLimits,
@@ -289,9 +290,8 @@ class EngineCore:
         bad_words = params.bad_words
         prompt = self._truncate(new)
         drafters = self._drafters(new, prompt, count)
-        structured = params.structured_outputs
         salt = self._prefix_salt(new)
-        return [
+        sequences = [
             Sequence(
                 request_id=new.request_id,
                 index=index,
@@ -304,12 +304,28 @@ class EngineCore:
                 lora_int_id=new.lora_request.lora_int_id if new.lora_request else 0,
                 priority=new.priority,
                 bad_words=self.grammars.ban(bad_words) if bad_words else None,
-                grammar=None if structured is None else self.grammars.start(structured),
                 pooling=new.pooling.pooling_type if new.pooling else None,
                 drafter=drafters[index],
             )
             for index in range(count)
         ]
+        if params.structured_outputs is not None:
+            for sequence in sequences:
+                self._constrain(sequence, params.structured_outputs)
+        return sequences
+
+    def _constrain(self, sequence: Sequence, structured: StructuredOutputsParams) -> None:
+        """Give a new sequence its form; quotes bring priors, and drafts that are never wrong."""
+        if structured.quote_only is None:
+            sequence.grammar = self.grammars.start(structured)
+            return
+        mask = self.grammars.quote(
+            structured.quote_only,
+            sequence.max_output_tokens,
+            is_greedy=sequence.params.is_greedy,
+        )
+        sequence.grammar = sequence.prior = mask
+        sequence.drafter = ForcedTokens(mask, sequence.num_prompt_tokens)
 
     def _prefix_salt(self, new: NewRequest) -> str:
         """Keeps apart the prefixes of tenants, and those that different adapters computed."""

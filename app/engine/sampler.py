@@ -1,8 +1,8 @@
 """Chooses tokens from logits.
 
-What is done to a row, in this order, as in vLLM: logit_bias, penalties, bans (`bans.py`);
-then greedy takes the likeliest, and the others go on with temperature, min_p,
-top_k, top_p and a draw. Log probabilities are those of the logits as they came.
+What is done to a row, in this order, as in vLLM: logit_bias, penalties, bans (`bans.py`), and
+where it has one its prior; then greedy takes the likeliest, and the others go on with
+temperature, min_p, top_k, top_p and a draw. Log probabilities are those of the logits as they came.
 
 A row's randomness comes from (seed, index, position) alone, and no operation here mixes rows: with
 equal logits, a text does not depend on what shares its batch. Sums over the vocabulary go block by
@@ -12,7 +12,7 @@ Dimensions: R rows, V vocabulary, N blocks of the vocabulary, C candidates.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as ListOf
 from hashlib import blake2b
 
@@ -107,15 +107,23 @@ def likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def adjust(logits: Tensor, row: SamplingRow) -> Tensor:
-    """Bias, penalties and bans, in a copy: [V] -> [V]."""
+    """Bias, penalties, bans and prior, in a copy: [V] -> [V]."""
     params = row.sequence.params
     logits = logits.clone()
-    if params.logit_bias:  # at once: one by one a vocabulary's bias takes seconds
-        ids = torch.tensor(list(params.logit_bias), device=logits.device)
-        logits[ids] += torch.tensor(list(params.logit_bias.values()), device=logits.device)
+    _add_to(logits, params.logit_bias)
     if params.has_penalties:
         _penalise(logits, row)
-    return forbid(logits, row)
+    logits = forbid(logits, row)
+    if row.sequence.prior is not None:
+        _add_to(logits, row.sequence.prior.priors_after(row.output_token_ids))
+    return logits
+
+
+def _add_to(logits: Tensor, biases: Mapping[int, float]) -> None:
+    """Add in place, and at once: one by one a vocabulary's bias takes seconds; logits: [V]."""
+    if biases:
+        ids = torch.tensor(list(biases), device=logits.device)
+        logits[ids] += torch.tensor(list(biases.values()), device=logits.device)
 
 
 def _is_adjusted(row: SamplingRow) -> bool:

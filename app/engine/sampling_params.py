@@ -14,6 +14,10 @@ MAX_LOGPROBS = 100
 MAX_STOP_STRINGS = 128
 MAX_STOP_CHARS = 16_384  # of all together
 MAX_REPETITION_PENALTY = 100  # and 1 / 100: a product beyond the floats' range would be NaN
+# What a stranger's sources may cost: as much as a long prompt holds.
+MAX_QUOTE_SENTENCES = 4096
+MAX_QUOTE_CHARS = 1_000_000
+MAX_PRIOR = 1e4
 _NO_BIAS: Mapping[int, float] = MappingProxyType({})
 
 
@@ -26,13 +30,75 @@ class RequestOutputKind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class QuoteSource:
+    """A source's number and the sentences of it that may be quoted, each with its prior."""
+
+    number: int
+    sentences: tuple[str, ...] | list[str]
+    priors: tuple[float, ...] | list[float] = ()  # of each sentence; empty: all are 0
+
+    def __post_init__(self) -> None:
+        _check_count("the number of a quote_only source", self.number, 0, 999_999)
+        sentences = tuple(sentence.strip() for sentence in self.sentences)
+        if not all(sentences):
+            raise InvalidRequest(f"quote_only: source {self.number} has an empty sentence")
+        priors = tuple(map(float, self.priors)) or (0.0,) * len(sentences)
+        if len(priors) != len(sentences):
+            raise InvalidRequest(
+                f"quote_only: source {self.number} has {len(sentences)} sentences and "
+                f"{len(priors)} priors: give one for each, or none"
+            )
+        object.__setattr__(self, "sentences", sentences)
+        object.__setattr__(self, "priors", priors)
+
+
+@dataclass(frozen=True, slots=True)
+class QuoteOnlyParams:
+    """An answer of sentences of the sources, each followed by ` [number]`, or the refusal.
+
+    At most `max_sentences` are quoted, none twice. `prior_weight` times a sentence's prior is
+    added to the model's logits where the choice is made; `refusal_prior` and `end_prior` are
+    those of the refusal and of ending after a sentence, in the same units. Without a `refusal`
+    something is quoted always.
+    """
+
+    sources: tuple[QuoteSource, ...] | list[QuoteSource]
+    refusal: str | None = None
+    max_sentences: int = 3
+    prior_weight: float = 1.0
+    refusal_prior: float = 0.0
+    end_prior: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sources", tuple(self.sources))
+        _check_count("quote_only.max_sentences", self.max_sentences, 1, 1000)
+        priors = [prior for source in self.sources for prior in source.priors]
+        for name in ("prior_weight", "refusal_prior", "end_prior"):
+            _check(f"quote_only.{name}", getattr(self, name), -MAX_PRIOR, MAX_PRIOR)
+        for prior in priors:
+            _check("a quote_only prior", prior, -MAX_PRIOR, MAX_PRIOR)
+        if not priors and self.refusal is None:
+            raise InvalidRequest("quote_only has neither a sentence nor a refusal: give one")
+        if self.refusal is not None and not self.refusal.strip():
+            raise InvalidRequest("quote_only.refusal is empty")
+        texts = [text for source in self.sources for text in source.sentences]
+        num_chars = sum(map(len, texts))
+        if len(texts) > MAX_QUOTE_SENTENCES or num_chars > MAX_QUOTE_CHARS:
+            raise InvalidRequest(
+                f"quote_only has {len(texts)} sentences with {num_chars} characters, the limits "
+                f"are {MAX_QUOTE_SENTENCES} and {MAX_QUOTE_CHARS}: give fewer sources"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class StructuredOutputsParams:
-    """The form that an answer must have: exactly one of the first five.
+    """The form that an answer must have: exactly one of the first six.
 
     `json` is a JSON schema, as text or dict; `json_object` any JSON object; `regex` matches the
-    whole answer; `choice` lists the possible answers; `grammar` is Lark or GBNF (EBNF). JSON is
-    written without any whitespace with `disable_any_whitespace`, or with what `whitespace_pattern`
-    (a regex) allows between its tokens.
+    whole answer; `choice` lists the possible answers; `grammar` is Lark or GBNF (EBNF);
+    `quote_only` lets nothing but sentences of sources through. JSON is written without any
+    whitespace with `disable_any_whitespace`, or with what `whitespace_pattern` (a regex) allows
+    between its tokens.
 
     Where the prompt ends within the model's thoughts, `thoughts_end` is the tag that ends them:
     what comes before it is free.
@@ -43,6 +109,7 @@ class StructuredOutputsParams:
     choice: tuple[str, ...] | list[str] | None = None
     grammar: str | None = None
     json_object: bool | None = None
+    quote_only: QuoteOnlyParams | None = None
     disable_any_whitespace: bool = False
     whitespace_pattern: str | None = None
     thoughts_end: str | None = None
@@ -54,6 +121,7 @@ class StructuredOutputsParams:
             "choice": self.choice is not None,
             "grammar": self.grammar is not None,
             "json_object": bool(self.json_object),
+            "quote_only": self.quote_only is not None,
         }
         given = [name for name, is_given in kinds.items() if is_given]
         if len(given) != 1:
@@ -61,6 +129,8 @@ class StructuredOutputsParams:
                 f"structured_outputs has {', '.join(given) or 'nothing'}: give exactly one of "
                 f"{', '.join(kinds)}"
             )
+        if self.quote_only is not None and self.thoughts_end is not None:
+            raise InvalidRequest("quote_only leaves no room for thoughts: switch thinking off")
         if self.choice is not None:
             object.__setattr__(self, "choice", tuple(self.choice))
             if not self.choice or not all(self.choice):

@@ -388,9 +388,7 @@ class Scheduler:
     def _guess(self, num_decodes: int, budget: int) -> dict[Sequence, list[int]]:
         """Drafts for sequences that have caught up, where they are likely to pay."""
         drafts: dict[Sequence, list[int]] = {}
-        if self.speculator is None:
-            return drafts
-        row_cost = self.speculator.row_cost.beside(num_decodes)
+        row_cost = self.speculator.row_cost.beside(num_decodes) if self.speculator else 0.0
         for sequence in self._running:
             if sequence.drafter and sequence.num_pending_tokens == 1 and not sequence.unforked:
                 room = sequence.max_output_tokens - sequence.num_output_tokens - 1

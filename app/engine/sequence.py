@@ -3,6 +3,7 @@
 No torch here. Only the scheduler's step changes a `Sequence`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Literal, Protocol
@@ -81,6 +82,14 @@ class TokenMask(Protocol):
         ...
 
 
+class TokenPrior(Protocol):
+    """What is known about the next token before the model is asked."""
+
+    def priors_after(self, output_token_ids: list[int]) -> Mapping[int, float]:
+        """What to add to the logits of some tokens after these."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """One prompt and its growing answer.
@@ -106,6 +115,7 @@ class Sequence:
     arrival: int = 0
     bad_words: TokenMask | None = None
     grammar: TokenMask | None = None
+    prior: TokenPrior | None = None
     pooling: PoolingType | None = None  # ends with its prompt: an embedding, nothing is sampled
     status: SequenceStatus = SequenceStatus.WAITING
     finish_reason: FinishReason | None = None

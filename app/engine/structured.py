@@ -1,19 +1,20 @@
 """Which tokens may come next: by a JSON schema, regex, choice or grammar, and without bad words.
 
-llguidance does the parsing. No torch here: a mask is bytes, one bit for each token.
+For quotes see `quotes.py`; for all else llguidance does the parsing. No torch here: a mask is
+bytes, one bit for each token.
 """
 
 import json
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import takewhile
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from
 
 from app.engine.errors import InvalidRequest
-from app.engine.sampling_params import StructuredOutputsParams
+from app.engine.quotes import QuoteCompiler, QuoteGrammar, QuoteMask, num_common
+from app.engine.sampling_params import QuoteOnlyParams, StructuredOutputsParams
 
 # What a stranger's grammar may cost. The library's own limits bound compiling to some 0.1 s and
 # a step to some 20 ms; its answer to more is an error, not a stall.
@@ -43,11 +44,11 @@ class GrammarMask:
         Only end tokens follow what the grammar does not allow, as a draft may be. When the
         library gives up, `error` says why.
         """
-        num_common = _num_common(self._consumed, output_token_ids)
-        if num_common < len(self._consumed):
-            self._matcher.rollback(len(self._consumed) - num_common)
-            del self._consumed[num_common:]
-        ahead = output_token_ids[num_common:]
+        num_kept = num_common(self._consumed, output_token_ids)
+        if num_kept < len(self._consumed):
+            self._matcher.rollback(len(self._consumed) - num_kept)
+            del self._consumed[num_kept:]
+        ahead = output_token_ids[num_kept:]
         num_allowed = self._matcher.try_consume_tokens(ahead) if ahead else 0
         self._consumed += ahead[:num_allowed]
         mask = self._matcher.compute_bitmask()
@@ -69,7 +70,7 @@ class WordBan:
 
     def after(self, output_token_ids: list[int]) -> bytes:
         """The tokens that complete no bad word; special tokens, which have no text, always may."""
-        self._go_back(_num_common(self._consumed, output_token_ids))
+        self._go_back(num_common(self._consumed, output_token_ids))
         for token_id in output_token_ids[len(self._consumed) :]:
             self._consumed.append(token_id)
             is_text = token_id not in self._special_token_ids
@@ -111,8 +112,9 @@ class GrammarCompiler:
         self._tokenizer: LLTokenizer | None = None
         self._special: frozenset[int] | None = None
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._quotes = QuoteCompiler(tokenizer_json)
 
-    def compile(self, params: StructuredOutputsParams) -> LLMatcher:
+    def compile(self, params: StructuredOutputsParams) -> LLMatcher | QuoteGrammar:
         """The grammar at its start, to be copied; raise InvalidRequest where there is none.
 
         Takes a second for the first grammar, milliseconds for others, nothing for a known one:
@@ -120,14 +122,29 @@ class GrammarCompiler:
         """
         if not self._eos_token_ids:
             raise InvalidRequest("structured_outputs needs an end token, the model names none")
+        if params.quote_only is not None:
+            return self._quotes.compile(params.quote_only)
+        return self._compile_grammar(params)
+
+    def start(self, params: StructuredOutputsParams) -> GrammarMask:
+        """A sequence's own place at the grammar's start."""
+        return GrammarMask(self._compile_grammar(params).deep_copy(), self._end_mask())
+
+    def quote(self, params: QuoteOnlyParams, max_tokens: int, *, is_greedy: bool) -> QuoteMask:
+        """A sequence's own place before its first quote; as `start`, for `quote_only`."""
+        return QuoteMask(
+            self._quotes.compile(params),
+            self._eos_token_ids,
+            self._vocab_size,
+            max_tokens=max_tokens,
+            is_greedy=is_greedy,
+        )
+
+    def _compile_grammar(self, params: StructuredOutputsParams) -> LLMatcher:
         source = _source(params)
         if params.thoughts_end is not None:
             source = self._after(params.thoughts_end, source)
         return self._compile(source)
-
-    def start(self, params: StructuredOutputsParams) -> GrammarMask:
-        """A sequence's own place at the grammar's start."""
-        return GrammarMask(self.compile(params).deep_copy(), self._end_mask())
 
     def compile_ban(self, words: Sequence[str]) -> LLMatcher:
         """The grammar of all texts without these words; for `ban`, as `compile` is for `start`."""
@@ -231,14 +248,6 @@ def _json_source(schema: str | Mapping[str, Any], params: StructuredOutputsParam
             "whitespace_pattern": params.whitespace_pattern,
         },
     )
-
-
-def _num_common(one: list[int], other: list[int]) -> int:
-    """How many tokens both begin with."""
-    if other[: len(one)] == one:
-        return len(one)
-    pairs = zip(one, other, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _mask_of(token_ids: Collection[int]) -> int:

@@ -3,8 +3,14 @@
 from dataclasses import replace
 from typing import Any
 
-from app.api.generate.schemas import ChatIn, CompletionIn, EmbeddingIn, GenerationIn
-from app.engine import InvalidRequest, SamplingParams, StructuredOutputsParams
+from app.api.generate.schemas import ChatIn, CompletionIn, EmbeddingIn, GenerationIn, QuoteOnly
+from app.engine import (
+    InvalidRequest,
+    QuoteOnlyParams,
+    QuoteSource,
+    SamplingParams,
+    StructuredOutputsParams,
+)
 from app.engine.options import RequestOptions
 from app.engine_service import ServedModel
 
@@ -97,4 +103,12 @@ def _structured_outputs(wanted: GenerationIn) -> StructuredOutputsParams | None:
         choice=given.choice,
         grammar=given.grammar,
         json_object=given.json_object,
+        quote_only=_quote_only(given.quote_only),
     )
+
+
+def _quote_only(given: QuoteOnly | None) -> QuoteOnlyParams | None:
+    if given is None:
+        return None
+    fields = given.model_dump()
+    return QuoteOnlyParams(**fields | {"sources": [QuoteSource(**s) for s in fields["sources"]]})

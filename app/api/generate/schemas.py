@@ -27,8 +27,35 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool = False
 
 
+class QuoteSourceIn(BaseModel):
+    """A source's number, its sentences that may be quoted, and a prior for each of them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: int
+    sentences: list[str]
+    priors: list[float] = []
+
+
+class QuoteOnly(BaseModel):
+    """An answer of sentences of the sources, each followed by its source's number in brackets.
+
+    The refusal, if given, is the only other answer. Priors are added to the model's logits,
+    `prior_weight` times, where a choice is made.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    sources: list[QuoteSourceIn]
+    refusal: str | None = None
+    max_sentences: int = 3
+    prior_weight: float = 1.0
+    refusal_prior: float = 0.0
+    end_prior: float = 0.0
+
+
 class StructuredOutputs(BaseModel):
-    """vLLM's `structured_outputs`: one of them."""
+    """vLLM's `structured_outputs`, and `quote_only` of our own: one of them."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,6 +64,7 @@ class StructuredOutputs(BaseModel):
     choice: list[str] | None = None
     grammar: str | None = None
     json_object: bool | None = None
+    quote_only: QuoteOnly | None = None
 
 
 class JsonSchema(BaseModel):

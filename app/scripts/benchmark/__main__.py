@@ -5,6 +5,7 @@ import typer
 from app.scripts.benchmark.kernels import kernels
 from app.scripts.benchmark.memory import memory
 from app.scripts.benchmark.quantization import quantization
+from app.scripts.benchmark.quotes import quotes
 from app.scripts.benchmark.speculation import speculation
 from app.scripts.benchmark.speed import speed
 from app.scripts.benchmark.structured import structured
@@ -16,6 +17,7 @@ cli.command()(kernels)
 cli.command()(quantization)
 cli.command()(speculation)
 cli.command()(structured)
+cli.command()(quotes)
 
 
 @cli.callback()

@@ -70,12 +70,12 @@ def speculation(
             speculating = load_engine(replace(config, speculative_config={"method": "ngram"}))
         vocab_size = SHAPES[shape]["vocab_size"]
         for core in (plain, speculating):  # warm up
-            _run(core, _make_requests(2, prompt_tokens, 8, vocab_size, seed=0))
+            run(core, _make_requests(2, prompt_tokens, 8, vocab_size, seed=0))
         for count in map(int, requests.split(",")):
             load = _make_requests(count, prompt_tokens, output_tokens, vocab_size, seed=count)
             for name, quote in QUOTES.items():
                 with console.status(f"{count} requests, {name}"):
-                    without = _run(plain, load)
+                    without = run(plain, load)
                     rng = random.Random(name)
                     passages = [quote(answer, rng, vocab_size) for answer in without.answers]
                     quoting = [
@@ -83,7 +83,7 @@ def speculation(
                         for request, passage in zip(load, passages, strict=True)
                     ]
                     before = speculating.stats()
-                    with_drafts = _run(speculating, quoting)
+                    with_drafts = run(speculating, quoting)
                 after = speculating.stats()
                 num_drafts = after.num_drafts - before.num_drafts
                 num_drafted = after.num_draft_tokens - before.num_draft_tokens
@@ -144,7 +144,8 @@ def _make_requests(
     ]
 
 
-def _run(core: EngineCore, requests: Sequence[NewRequest]) -> Measurement:
+def run(core: EngineCore, requests: Sequence[NewRequest]) -> Measurement:
+    """Answer all requests at once."""
     for request in requests:
         core.add(request)
     finished: dict[str, Tokens] = {}
