@@ -39,6 +39,12 @@ class Settings(BaseSettings):
         "info", description="Least level that is logged."
     )
     log_format: Literal["text", "json"] = Field("text", description="One line per event, or JSON.")
+    otlp_endpoint: str = Field(
+        "",
+        pattern="^(https?://.+)?$",
+        description="OpenTelemetry collector that traces are sent to by OTLP over HTTP, such as "
+        "http://collector:4318; empty for no traces.",
+    )
     api_key: SecretStr | None = Field(
         None,
         description="When set, every call under /api and /v1 needs this bearer token; with "

@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
 
-from app import __version__
+from app import __version__, tracing
 from app.api import errors
 from app.api.generate import errors as engine_errors
 from app.api.generate import probes, routes
 from app.api.guards import parse_hosts, refuse_other_sites, require_api_key
-from app.api.middleware import BodyLimit, HttpMetrics
+from app.api.middleware import BodyLimit, HttpMetrics, HttpTraces
 from app.config import Settings
 from app.engine_service import EngineService
 from app.wiring.engine import build_engine_service
@@ -34,6 +34,9 @@ def create_generate_app(settings: Settings, service: EngineService | None = None
     app.state.allowed_hosts = parse_hosts(settings.allowed_hosts)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(HttpMetrics)
+    if settings.otlp_endpoint:
+        tracing.start(settings.otlp_endpoint, settings.role, __version__)
+        app.add_middleware(HttpTraces)
     return app
 
 
@@ -66,3 +69,4 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         await service.drain()
         await asyncio.to_thread(service.close, CLOSE_TIMEOUT_S)
+        await asyncio.to_thread(tracing.stop)

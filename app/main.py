@@ -7,7 +7,7 @@ from functools import partial
 
 from fastapi import Depends, FastAPI
 
-from app import __version__
+from app import __version__, tracing
 from app.api import (
     account_routes,
     chat_routes,
@@ -32,7 +32,7 @@ from app.api import (
 from app.api.frontend import SECURITY_HEADERS, mount_frontend
 from app.api.guards import get_access, parse_hosts, refuse_other_sites, require_admin
 from app.api.mcp_routes import McpApp
-from app.api.middleware import BodyLimit, DefaultHeaders, HttpMetrics
+from app.api.middleware import BodyLimit, DefaultHeaders, HttpMetrics, HttpTraces
 from app.api.runs import Runs
 from app.config import Settings
 from app.evaluations import Evaluations
@@ -75,6 +75,9 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, unlimited_paths=UPLOADS)
     app.add_middleware(DefaultHeaders, headers=SECURITY_HEADERS)
     app.add_middleware(HttpMetrics)
+    if settings.otlp_endpoint:
+        tracing.start(settings.otlp_endpoint, settings.role, __version__)
+        app.add_middleware(HttpTraces)
     return app
 
 
@@ -130,3 +133,4 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await drain(app)
         await app.state.mcp.close()
         await asyncio.to_thread(services.close, CLOSE_TIMEOUT_S)
+        await asyncio.to_thread(tracing.stop)

@@ -1,4 +1,4 @@
-"""What is done for every request, without buffering any: metrics, headers, a limit for bodies."""
+"""What is done for every request, without buffering any: metrics, traces, headers, a limit."""
 
 import logging
 import time
@@ -8,6 +8,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import tracing
 from app.api.errors import BODY_TOO_LARGE
 from app.metrics import http_latency, http_requests
 
@@ -15,6 +16,7 @@ logger = logging.getLogger(__name__)
 UNMATCHED = "unmatched"  # one label for all paths without a route: scanners must not grow it
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 EVENT_STREAM = "text/event-stream"
+UNTRACED = frozenset({"/health", "/ready", "/metrics"})  # asked every few seconds
 
 
 class HttpMetrics:
@@ -50,6 +52,34 @@ class HttpMetrics:
                 "request method=%s path=%s status=%d seconds=%.3f",
                 *(scope["method"], scope["path"], status, seconds),
             )
+
+
+class HttpTraces:
+    """Records each request as a span, a part of its caller's trace; an event stream to its end."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in UNTRACED:
+            await self._app(scope, receive, send)
+            return
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        status = 500
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        with tracing.request(method, Headers(scope=scope)):
+            try:
+                await self._app(scope, receive, watch)
+            finally:
+                route = getattr(scope.get("route"), "path", UNMATCHED)
+                told = {"http.request.method": method, "http.route": route}
+                tracing.note(told | {"http.response.status_code": status}, f"{method} {route}")
 
 
 class BodyLimit:

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import replace
 
+from app import tracing
 from app.api.filters import read_filter
 from app.api.openai_schemas import ChatCompletionIn, ModelOut
 from app.api.permitted import Permitted
@@ -149,7 +150,7 @@ async def _generate(generator: Generator, request: GenerationRequest) -> AsyncGe
     started_at = time.perf_counter()
     pieces: list[str] = []
     usage, first_token_s, is_cut = Usage(), None, False
-    async for piece in generator.generate(request):
+    async for piece in tracing.traced("generate", generator.generate(request), "first token"):
         if piece.text:
             first_token_s = first_token_s or time.perf_counter() - started_at
             pieces.append(piece.text)

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 
+from app import tracing
 from app.domain import (
     Answer,
     Cited,
@@ -82,12 +83,15 @@ class AnswerPipeline:
         self._options = options or AnswerOptions()
         self._queue = AnswerQueue(self._options)
 
-    async def answer(self, question: Question) -> AsyncGenerator[Event]:
+    def answer(self, question: Question) -> AsyncGenerator[Event]:
         """Stream the events of one answer; the last is Finished or Failed.
 
         Stage("retrieving"), Sources, Stage("reading"), Stage("writing") at the first token, then
         TextDelta and Cited. Closing the stream stops the generator.
         """
+        return tracing.traced("answer", self._answer_in_turn(question))
+
+    async def _answer_in_turn(self, question: Question) -> AsyncGenerator[Event]:
         kind = self._generator.info.kind
         outcome, clock = "stopped", Clock()
         try:
@@ -103,6 +107,7 @@ class AnswerPipeline:
             yield Failed(error.code, str(error), getattr(error, "retry_after_s", None))
         finally:
             answers.labels(kind, outcome).inc()
+            tracing.note({"folio.generator": kind, "folio.outcome": outcome})
 
     def slot(self) -> AbstractAsyncContextManager[None]:
         """A place among the answers, for one that is made by other means; see AnswerQueue.slot."""
@@ -129,7 +134,8 @@ class AnswerPipeline:
 
     async def _retrieve(self, question: Question) -> Evidence:
         if self._rewriter:
-            question = await self._rewriter.rewrite(question)
+            with tracing.span("rewrite"):
+                question = await self._rewriter.rewrite(question)
         search = asyncio.to_thread(self._retriever.retrieve, question, self._options.top_k)
         try:
             return await asyncio.wait_for(search, self._options.retrieval_timeout_s)
@@ -164,12 +170,14 @@ class AnswerPipeline:
         self, question: Question, language: Language, evidence: Evidence, clock: "Clock"
     ) -> AsyncGenerator[Event]:
         # In a thread: counting the tokens of a long conversation takes a while.
-        request = await asyncio.to_thread(self._request, question, language, evidence)
+        with tracing.span("prompt"):
+            request = await asyncio.to_thread(self._request, question, language, evidence)
         yield Sources(request.sources, evidence.query)
         yield Stage("reading", len(request.sources))
         stream = CitationStream(request.sources, self._terms, self._meanings)
         last = Generation("")
-        async with aclosing(self._generator.generate(request)) as pieces:
+        pieces = tracing.traced("generate", self._generator.generate(request), "first token")
+        async with aclosing(pieces):
             async for piece in pieces:
                 last = replace(piece, usage=piece.usage or last.usage)
                 for event in await self._feed(stream, piece.text):
@@ -186,7 +194,8 @@ class AnswerPipeline:
     async def _feed(stream: CitationStream, text: str) -> list[TextDelta | Cited]:
         """Feed the stream; where a claim is to be checked, on a thread: that may take a while."""
         if stream.may_block(text):
-            return await asyncio.to_thread(stream.feed, text)
+            with tracing.span("cite"):
+                return await asyncio.to_thread(stream.feed, text)
         return stream.feed(text)
 
     def _request(
@@ -213,7 +222,8 @@ class AnswerPipeline:
         )
 
     def _ending(self, stream: CitationStream, language: Language) -> list[TextDelta | Cited]:
-        events = stream.finish()
+        with tracing.span("cite"):
+            events = stream.finish()
         if not stream.text:
             raise GeneratorUnavailable(
                 f"the language model {self._generator.info.model} wrote nothing: ask again, or "
@@ -264,7 +274,8 @@ class AnswerQueue:
             raise self._overloaded(f"{self._num_waiting} questions wait already, the limit")
         self._num_waiting += 1
         try:
-            await asyncio.wait_for(self._slots.acquire(), self._options.queue_timeout_s)
+            with tracing.span("queue"):
+                await asyncio.wait_for(self._slots.acquire(), self._options.queue_timeout_s)
         except TimeoutError:
             reason = f"no answer could be started within {self._options.queue_timeout_s:g} s"
             raise self._overloaded(reason) from None

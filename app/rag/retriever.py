@@ -16,10 +16,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
+from app import tracing
 from app.domain import (
     Evidence,
     HitScores,
@@ -147,8 +149,8 @@ class HybridRetriever:
     ) -> tuple[list[ScoredChunk], list[ScoredChunk]]:
         """Run both legs; a store that hangs keeps its threads, but not the caller."""
         legs = [
-            self._executor.submit(self._search_dense, query, scope, watch),
-            self._executor.submit(self._search_lexical, query, scope, watch),
+            self._executor.submit(copy_context().run, self._search_dense, query, scope, watch),
+            self._executor.submit(copy_context().run, self._search_lexical, query, scope, watch),
         ]
         deadline = time.monotonic() + self._timeout_s
         try:
@@ -196,7 +198,7 @@ class HybridRetriever:
 
 
 class Stopwatch:
-    """Times the steps of one search, for its evidence and for the metrics."""
+    """Times the steps of one search, for its evidence, the metrics and the trace."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
@@ -206,7 +208,8 @@ class Stopwatch:
         """Time a step, whether it ends well or not."""
         started = time.perf_counter()
         try:
-            yield
+            with tracing.span("retrieve" if step == "total" else step):
+                yield
         finally:
             self._seconds[step] = time.perf_counter() - started
             retrieval_latency.labels(step).observe(self._seconds[step])

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from app import tracing
 from app.domain import Chunk, ChunkSpan, Document, Job, JobStage, ParsedDocument
 from app.errors import ParseFailed
 from app.metrics import job_stage_latency
@@ -217,5 +218,6 @@ def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
 def timed(stage: JobStage) -> Iterator[None]:
     """Measure a stage that succeeds."""
     started = time.perf_counter()
-    yield
+    with tracing.span(stage):
+        yield
     job_stage_latency.labels(stage).observe(time.perf_counter() - started)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from app import tracing
 from app.domain import Job, JobStage
 from app.errors import FolioError, LeaseLost, ParseLimitExceeded, Unavailable
 from app.metrics import jobs as job_outcomes
@@ -182,7 +183,9 @@ class Workers:
         started = time.monotonic()
         self._announce(job.document_id)
         try:
-            self._ingest(job, partial(self._advance, job))
+            with tracing.span("ingest", {"folio.job_id": job.id, "folio.attempt": job.attempt}):
+                tracing.note({"folio.document_id": job.document_id})
+                self._ingest(job, partial(self._advance, job))
         except Stopping:
             self._let_go(job, self._jobs.release)
         except LeaseLost as error:

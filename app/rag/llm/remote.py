@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import httpx
 
+from app import tracing
 from app.domain import Generation, GenerationRequest, GeneratorInfo, Message, Usage
 from app.errors import FolioError, GeneratorUnavailable, Overloaded, TooLarge
 from app.rag.text import CJK_CHARACTER
@@ -131,7 +132,10 @@ class OpenAIGenerator:
         }
         has_begun = False
         try:
-            async with self._open().stream("POST", "/chat/completions", json=body) as response:
+            headers = tracing.headers()
+            async with self._open().stream(
+                "POST", "/chat/completions", json=body, headers=headers
+            ) as response:
                 if response.status_code != httpx.codes.OK:
                     await response.aread()
                     self._refuse(response)
