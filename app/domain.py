@@ -608,7 +608,7 @@ class Generation:
 class GeneratorInfo:
     """Who is speaking, for the status page and under each answer; `note` says how to get more."""
 
-    kind: Literal["engine", "openai", "extractive"]
+    kind: Literal["engine", "openai", "reader", "extractive"]
     model: str
     note: str = ""
 

@@ -98,7 +98,7 @@ def ask_for(permitted: Permitted, model: ModelOut, wanted: ChatCompletionIn) -> 
 
 
 def _is_language_model(generator: Generator) -> bool:
-    return generator.info.kind != "extractive"
+    return generator.info.kind in ("engine", "openai")
 
 
 def _question_text(wanted: ChatCompletionIn) -> str:

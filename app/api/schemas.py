@@ -291,7 +291,7 @@ class CitationOut(WireModel):
 class GeneratorOut(WireModel):
     """Who writes the answers; `note` says how to get a better one."""
 
-    kind: Literal["engine", "openai", "extractive"]
+    kind: Literal["engine", "openai", "reader", "extractive"]
     model: str
     note: str
 

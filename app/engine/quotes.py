@@ -19,7 +19,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as ListOf
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise, takewhile
 
 from tokenizers import Tokenizer as FastTokenizer
@@ -44,18 +43,13 @@ class QuotePath:
     prior: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class QuoteGrammar:
     """What one request may say, in tokens; `end_prior` is that of ending after a sentence."""
 
     paths: tuple[QuotePath, ...]
     max_sentences: int
     end_prior: float
-
-    @cached_property
-    def num_least_tokens(self) -> int:
-        """Tokens of the shortest answer, with the end token."""
-        return 1 + min(len(path.token_ids) for path in self.paths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +69,11 @@ class _Place:
 
 
 class QuoteMask:
-    """One sequence's place among its quotes; implements TokenMask, TokenPrior and Drafter.
+    """One sequence's place among its quotes; implements TokenMask and TokenPrior.
 
     The place follows the tokens: it goes back to what they share with those before. So forks,
-    preemptions and drafts need no care. `num_prompt_tokens` come before the answer, which has
-    `max_tokens` at most: a sentence is begun only where it can be ended.
+    preemptions and drafts need no care. The answer has `max_tokens` at most: a sentence is begun
+    only where it can be ended; only where none fits, the first is begun and cut.
     """
 
     error: str | None = None
@@ -93,11 +87,6 @@ class QuoteMask:
         max_tokens: int,
         is_greedy: bool,
     ) -> None:
-        if max_tokens < grammar.num_least_tokens:
-            raise InvalidRequest(
-                f"the shortest quote takes {grammar.num_least_tokens} tokens with the end token, "
-                f"max_tokens leaves {max_tokens}: raise it"
-            )
         self._grammar = grammar
         self._eos_token_ids = sorted(eos_token_ids)
         self._num_bytes = -(-vocab_size // 8)
@@ -174,6 +163,8 @@ class QuoteMask:
             and path.sentence not in quoted
             and not (quoted and path.sentence is None)
         )
+        if not quoted and not paths:
+            paths = self._grammar.paths
         return _Place(paths, 0, quoted, may_end=bool(quoted))
 
 

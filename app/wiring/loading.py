@@ -27,9 +27,11 @@ from app.rag.lexical import terms
 from app.rag.llm.discovery import DEFAULT_MODEL, ModelChoice, resolve_generator
 from app.rag.llm.extractive import ExtractiveGenerator
 from app.rag.llm.hub import ModelHub
+from app.rag.llm.reader import READER
 from app.rag.parsers import SUPPORTED_SUFFIXES, SubprocessParser, media_type_of
 from app.rag.pipeline import AnswerOptions, AnswerPipeline
 from app.rag.protocols import Generator, Parser
+from app.rag.replies import REFUSAL
 from app.rag.reranker import BudgetedReranker, load_cross_encoder
 from app.rag.retriever import HybridRetriever, is_follow_up
 from app.rag.rewriter import QuestionRewriter
@@ -189,6 +191,7 @@ def load_generator(settings: Settings, services: Services) -> None:
             choice,
             terms=terms,
             embedder=services.embedder,
+            refusals=REFUSAL,
             on_progress=tell,
             load=partial(load_engine, settings, services.closing),
         )
@@ -212,6 +215,7 @@ def fetch_generator(settings: Settings, services: Services, choice: ModelChoice)
             choice,
             terms=terms,
             embedder=services.embedder,
+            refusals=REFUSAL,
             on_progress=tell,
             load=partial(load_engine, settings, services.closing),
         )
@@ -233,7 +237,7 @@ def quoting(services: Services, state: str) -> ExtractiveGenerator:
 
 def needs_hub(choice: ModelChoice) -> bool:
     """Whether the model would have to be fetched, which may take minutes."""
-    if choice.base_url or choice.model == "extractive":
+    if choice.base_url or choice.model in ("extractive", READER):
         return False
     name = DEFAULT_MODEL if choice.model == "auto" else choice.model
     if Path(name).expanduser().is_dir() or name.startswith((".", "/", "~")):
@@ -244,14 +248,14 @@ def needs_hub(choice: ModelChoice) -> bool:
 def speak(settings: Settings, services: Services, generator: Generator) -> None:
     """Let this generator write the answers from now on; running ones keep theirs."""
     assert services.retriever and services.embedder
-    is_model = generator.info.kind != "extractive"
+    writes = generator.info.kind in ("engine", "openai")
     services.pipeline = AnswerPipeline(
         services.retriever,
         generator,
         terms=terms,
         num_chunks=services.records.chunks.num_chunks,
         meanings=Meanings(services.embedder),
-        rewriter=QuestionRewriter(generator, is_follow_up, terms) if is_model else None,
+        rewriter=QuestionRewriter(generator, is_follow_up, terms) if writes else None,
         options=AnswerOptions(
             top_k=settings.retrieval_top_k,
             max_tokens=settings.max_answer_tokens,

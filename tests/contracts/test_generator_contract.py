@@ -10,8 +10,10 @@ import pytest
 from app.domain import GenerationRequest, GeneratorInfo, Message
 from app.engine import AsyncLLM
 from app.rag.lexical import terms
-from app.rag.llm import EngineGenerator, ExtractiveGenerator, OpenAIGenerator
+from app.rag.llm import EngineGenerator, ExtractiveGenerator, OpenAIGenerator, ReaderGenerator
+from app.rag.llm.reader import ReaderWeights
 from app.rag.protocols import Generator
+from app.rag.replies import REFUSAL
 from tests.engine import tiny
 from tests.fakes import FakeGenerator, make_sources
 from tests.rag.llm_server import ChatServer
@@ -51,7 +53,7 @@ def engine(tmp_path_factory):
     llm.shutdown()
 
 
-@pytest.fixture(params=["fake", "extractive", "openai", "engine"])
+@pytest.fixture(params=["fake", "extractive", "openai", "engine", "reader"])
 async def case(request):
     async with AsyncExitStack() as stack:
         if request.param == "fake":
@@ -68,8 +70,10 @@ async def case(request):
         else:
             llm = request.getfixturevalue("engine")
             stats = llm.stats
+            ranker = ExtractiveGenerator(terms)
+            reader = ReaderGenerator(llm, ranker, REFUSAL, ReaderWeights(False, 1.0, -9.0, 0.0))
             yield Case(
-                EngineGenerator(llm, "tiny"),
+                EngineGenerator(llm, "tiny") if request.param == "engine" else reader,
                 lambda: stats().num_requests_running + stats().num_requests_waiting,
             )
 

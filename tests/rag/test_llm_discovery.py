@@ -13,6 +13,7 @@ from app.errors import GeneratorUnavailable
 from app.rag.lexical import terms
 from app.rag.llm import DEFAULT_MODEL, ModelChoice, hub, resolve_generator
 from app.rag.llm.hub import missing_files
+from app.rag.replies import REFUSAL
 
 FILES = {
     "config.json": b'{"architectures": ["LlamaForCausalLM"]}',
@@ -107,6 +108,7 @@ def resolve(tmp_path, model="auto", load=lambda folder, name: FakeLLM(), **choic
     generator = resolve_generator(
         ModelChoice(model=model, **{**defaults, **choice}),
         terms=terms,
+        refusals=REFUSAL,
         on_progress=told.append,
         load=load,
     )

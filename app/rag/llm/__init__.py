@@ -1,8 +1,9 @@
-"""The three generators behind one protocol, and the choice between them at the start."""
+"""The generators behind one protocol, and the choice between them at the start."""
 
 from app.rag.llm.discovery import DEFAULT_MODEL, ModelChoice, resolve_generator
 from app.rag.llm.engine import EngineGenerator
 from app.rag.llm.extractive import ExtractiveGenerator
+from app.rag.llm.reader import ReaderGenerator
 from app.rag.llm.remote import OpenAIGenerator
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "ExtractiveGenerator",
     "ModelChoice",
     "OpenAIGenerator",
+    "ReaderGenerator",
     "resolve_generator",
 ]

@@ -1,15 +1,23 @@
 """Which generator speaks: chosen at the start from what was set, what is on disk, and the hub."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.domain import Language
 from app.errors import GeneratorUnavailable
 from app.rag.llm.engine import EngineGenerator
 from app.rag.llm.extractive import ExtractiveGenerator
 from app.rag.llm.hub import ModelHub, OnProgress, missing_files
+from app.rag.llm.reader import (
+    READER,
+    READER_FOLDER,
+    READER_MODEL,
+    ReaderGenerator,
+    ReaderWeights,
+)
 from app.rag.llm.remote import OpenAIGenerator
 from app.rag.llm.sentence_scores import Terms
 from app.rag.protocols import Embedder, Generator
@@ -33,7 +41,7 @@ FORCED_NOTE = (
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """What the user set: auto, extractive, a folder or a hub name; or a server to ask instead.
+    """What the user set: auto, reader, extractive, a folder or a hub name; or a server to ask.
 
     `timeout_s` is the longest silence of a model, `hub_timeout_s` how long the hub may take to
     answer; `hub_endpoint` and `cache_dir` None are the hub's own.
@@ -56,18 +64,23 @@ def resolve_generator(
     *,
     terms: Terms,
     embedder: Embedder | None = None,
+    refusals: Mapping[Language, str],
     load: LoadEngine,
     on_progress: OnProgress = logger.info,
 ) -> Generator:
     """Choose and load the generator; `on_progress` is told in words what takes long. Blocks.
 
-    "auto" ends with quotes where no model can be had, and its note says why. A model that was
-    named and cannot be loaded raises GeneratorUnavailable.
+    "auto" ends with quotes where no model can be had, and its note says why: chosen by the
+    built-in reader where it has passed its bar. A model that was named and cannot be loaded raises
+    GeneratorUnavailable.
     """
     if choice.base_url:
         return _remote(choice)
     if choice.model == "extractive":
         return ExtractiveGenerator(terms, embedder=embedder, note=FORCED_NOTE)
+    ranker = ExtractiveGenerator(terms, embedder=embedder)
+    if choice.model == READER:
+        return _reader(choice, ranker, refusals, load)
     try:
         return _engine(choice, on_progress, load)
     except GeneratorUnavailable as error:
@@ -75,7 +88,20 @@ def resolve_generator(
             raise
         logger.warning("no language model, answers are quotes reason=%s", error)
         note = f"Answers are quotes from the documents: {error}. {HOW_TO_GET_ONE}"
-        return ExtractiveGenerator(terms, embedder=embedder, note=note)
+    if READER_FOLDER.is_dir() and ReaderWeights.load(READER_FOLDER).is_default:
+        return _reader(choice, ranker, refusals, load)
+    return ExtractiveGenerator(terms, embedder=embedder, note=note)
+
+
+def _reader(
+    choice: ModelChoice,
+    ranker: ExtractiveGenerator,
+    refusals: Mapping[Language, str],
+    load: LoadEngine,
+) -> ReaderGenerator:
+    llm = _load(load, READER_FOLDER, READER_MODEL)
+    weights = ReaderWeights.load(READER_FOLDER)
+    return ReaderGenerator(llm, ranker, refusals, weights, timeout_s=choice.timeout_s)
 
 
 def _remote(choice: ModelChoice) -> OpenAIGenerator:
@@ -93,11 +119,14 @@ def _engine(choice: ModelChoice, on_progress: OnProgress, load: LoadEngine) -> E
     name = DEFAULT_MODEL if choice.model == "auto" else choice.model
     folder = find_model(name, choice, on_progress)
     on_progress(f"loading {name}")
+    return EngineGenerator(_load(load, folder, name), name, timeout_s=choice.timeout_s)
+
+
+def _load(load: LoadEngine, folder: Path, name: str) -> "AsyncLLM":
     try:
-        llm = load(folder, name)
+        return load(folder, name)
     except Exception as error:  # a damaged file makes its reader raise anything
         raise GeneratorUnavailable(f"{name} cannot be loaded: {error}") from error
-    return EngineGenerator(llm, name, timeout_s=choice.timeout_s)
 
 
 def find_model(name: str, choice: ModelChoice, on_progress: OnProgress) -> Path:
@@ -105,7 +134,7 @@ def find_model(name: str, choice: ModelChoice, on_progress: OnProgress) -> Path:
 
     Raises GeneratorUnavailable with what was tried and the way out.
     """
-    folder = Path(name).expanduser()
+    folder = READER_FOLDER if name == READER else Path(name).expanduser()
     if folder.is_dir():
         if lack := missing_files(folder):
             raise GeneratorUnavailable(

@@ -49,10 +49,10 @@ class EngineGenerator:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Generation]:
         """Stream the answer; closing the iterator aborts the request in the engine."""
-        prompt = await asyncio.to_thread(self._encode, request)
+        prompt, params = await asyncio.to_thread(self.prepare, request)
         stream = self._llm.generate(
             {"prompt_token_ids": prompt},
-            self._params(request, prompt),
+            params,
             draft_texts=[source.hit.chunk.span.text for source in request.sources],
             tenant=request.tenant,
             cache_salt=request.tenant,
@@ -69,25 +69,32 @@ class EngineGenerator:
                 usage = Usage(len(prompt), len(completion.token_ids))
                 yield Generation(delta, _reason(completion.finish_reason), usage)
 
-    def _encode(self, request: GenerationRequest) -> list[int]:
-        messages = [{"role": m.role, "content": m.content} for m in request.messages]
+    def prepare(self, request: GenerationRequest) -> tuple[list[int], SamplingParams]:
+        """The tokens to go on from, and how."""
+        prompt = self.encode([{"role": m.role, "content": m.content} for m in request.messages])
+        params = SamplingParams(
+            temperature=request.temperature,
+            top_p=TOP_P,
+            max_tokens=min(request.max_tokens, self.room_after(prompt)),
+        )
+        return prompt, params
+
+    def encode(self, messages: list[dict[str, str]]) -> list[int]:
+        """A conversation by the model's own template."""
         try:
             return self._llm.tokenizer.apply_chat_template(messages)
         except EngineError as error:
             raise _translated(error) from error
 
-    def _params(self, request: GenerationRequest, prompt: list[int]) -> SamplingParams:
+    def room_after(self, prompt: list[int]) -> int:
+        """Tokens left for the answer; TooLarge where there are none."""
         room = self._llm.max_model_len - len(prompt)
         if room < 1:
             raise TooLarge(
                 f"prompt has {len(prompt)} tokens, the model takes {self._llm.max_model_len} with "
                 "the answer: ask a shorter question, or lower FOLIO_RETRIEVAL_TOP_K"
             )
-        return SamplingParams(
-            temperature=request.temperature,
-            top_p=TOP_P,
-            max_tokens=min(request.max_tokens, room),
-        )
+        return room
 
     async def _in_time(self, outputs: AsyncIterator[RequestOutput]) -> AsyncIterator[RequestOutput]:
         """Pass outputs on; raise in our words what the engine raises, and when it is silent."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from app.domain import Generation, GenerationRequest, GeneratorInfo, Usage
+from app.domain import Generation, GenerationRequest, GeneratorInfo, Source, Usage
 from app.rag.llm.sentence_scores import Sentence, Terms, read_sentences, score_sentences
 from app.rag.protocols import Embedder
 from app.rag.text import CELL_BORDER, CJK, CJK_CHARACTER, LIST_MARK, MARKER, language_of
@@ -96,8 +96,8 @@ class ExtractiveGenerator:
         yield Generation("", "length" if is_cut else "stop", usage)
 
     def _write(self, request: GenerationRequest) -> str:
-        sentences = read_sentences(request.sources, self._terms)
-        quotes = select(self._rank(request.question, sentences))
+        sentences = self.read(request.sources)
+        quotes = select(self.rank(request.question, sentences))
         if quotes and ASKS_TWICE.search(request.question):
             quotes[1:1] = following(quotes[0], sentences)
         quotes = with_antecedents(quotes, sentences)
@@ -106,14 +106,20 @@ class ExtractiveGenerator:
             return f"{lead_in}\n\n{joined(lines)}"
         return joined(lines)
 
-    def _rank(self, question: str, sentences: Sequence[Sentence]) -> list[Quote]:
-        """Everything that can be quoted, most probable first."""
+    def read(self, sources: Sequence[Source]) -> list[Sentence]:
+        """The sentences of the sources."""
+        return read_sentences(sources, self._terms)
+
+    def rank(
+        self, question: str, sentences: Sequence[Sentence], num_embedded: int = NUM_EMBEDDED
+    ) -> list[Quote]:
+        """What can be quoted, most probable first; with an embedder the best by words alone."""
         scores = score_sentences(question, sentences, self._terms)
         quotes = [Quote(*pair) for pair in zip(sentences, scores, strict=True)]
         quotes = [quote for quote in quotes if not quote.sentence.is_heading] or quotes
         quotes.sort(key=lambda quote: -quote.score)
         if self._embedder and (self._embedder.is_multilingual or language_of(question) == "en"):
-            quotes = self._read_again(question, quotes[:NUM_EMBEDDED], self._embedder)
+            quotes = self._read_again(question, quotes[:num_embedded], self._embedder)
         return quotes
 
     def _read_again(

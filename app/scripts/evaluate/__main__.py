@@ -15,6 +15,7 @@ from app.rag.parsers.quality import evaluate_formats
 from app.scripts.evaluate.answer_commands import answers, compare, gate
 from app.scripts.evaluate.claims import measure_support, read_qa
 from app.scripts.evaluate.demo import measure_demo
+from app.scripts.evaluate.reading_commands import reading
 from app.scripts.evaluate.runs import (
     Abstention,
     Figures,
@@ -36,6 +37,7 @@ app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 app.command()(answers)
 app.command()(compare)
 app.command()(gate)
+app.command()(reading)
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the set, or of several sets.")]
 Merged = Annotated[bool, typer.Option("--merged", help="Search all sets as one collection.")]

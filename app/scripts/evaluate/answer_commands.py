@@ -18,6 +18,7 @@ from app.rag.lexical import terms
 from app.rag.llm.discovery import ModelChoice, resolve_generator
 from app.rag.llm.extractive import ExtractiveGenerator
 from app.rag.protocols import Embedder, Generator
+from app.rag.replies import REFUSAL
 from app.scripts.evaluate.answers import AnswersReport, measure_answers, read_questions
 from app.scripts.evaluate.asking import ALL_COLLECTIONS, http_asker, pipeline_asker
 from app.scripts.evaluate.comparing import compare as compare_reports
@@ -162,7 +163,9 @@ def make_generator(settings: Settings, embedder: Embedder) -> Generator:
         base_url=settings.llm_base_url,
         api_key=secret(settings.llm_api_key),
     )
-    return resolve_generator(choice, terms=terms, embedder=embedder, load=no_engine)
+    return resolve_generator(
+        choice, terms=terms, embedder=embedder, refusals=REFUSAL, load=no_engine
+    )
 
 
 def no_engine(*args: object) -> Any:  # Any: never returns

@@ -70,8 +70,10 @@ export const en = {
   'answer.firstWord': 'First word {s} s',
 
   'speaker.extractive': 'Quoted from your documents',
+  'speaker.reader': 'Quoted by the built-in reader',
   'speaker.how': 'How to get a language model',
   'speaker.homeExtractive': 'Answers are sentences quoted from your documents, because no language model is loaded.',
+  'speaker.homeReader': 'Built-in reader: quotes your documents. Choose a model for free-form answers.',
   'speaker.title': 'Quotations now, a language model next',
   'speaker.why': 'Folio found no language model, so it quotes the sentences that answer best. Nothing is invented, nothing is summarised.',
   'speaker.local': 'A model on this machine',
@@ -115,6 +117,7 @@ export const en = {
   'inspect.speaker': 'Written by',
   'inspect.kind.engine': 'Folio’s engine',
   'inspect.kind.openai': 'OpenAI-compatible server',
+  'inspect.kind.reader': 'Built-in reader',
   'inspect.kind.extractive': 'Quotations, no language model',
   'inspect.passages': 'Passages by rank',
   'inspect.cited': 'cited',

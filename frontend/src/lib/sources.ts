@@ -1,6 +1,6 @@
 /** How sources are named to the reader. */
 import { t } from './i18n.svelte';
-import type { MessageOut, SourceOut } from './types';
+import type { GeneratorOut, MessageOut, SourceOut } from './types';
 
 /** "Source 1, handbook.pdf, page 2"; null for a source that does not exist. */
 export function citationName(source: SourceOut | null): string | null {
@@ -30,6 +30,11 @@ export function sortSources(message: Pick<MessageOut, 'content' | 'sources' | 'c
     cited: message.sources.filter((source) => numbers.has(source.number)),
     others: message.sources.filter((source) => !numbers.has(source.number)),
   };
+}
+
+/** How a generator quotes that writes no words of its own; null for a language model that does. */
+export function quotingKind(generator: GeneratorOut): 'reader' | 'extractive' | null {
+  return generator.kind === 'reader' || generator.kind === 'extractive' ? generator.kind : null;
 }
 
 /** The answer as it is copied: its text, then its sources by number. */

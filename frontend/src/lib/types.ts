@@ -178,7 +178,7 @@ export interface CitationOut {
 }
 
 export interface GeneratorOut {
-  kind: 'engine' | 'openai' | 'extractive';
+  kind: 'engine' | 'openai' | 'reader' | 'extractive';
   model: string;
   note: string;
 }

@@ -72,8 +72,10 @@ export const zh: Record<Key, string> = {
   'answer.firstWord': '首字 {s} 秒',
 
   'speaker.extractive': '摘自你的文档',
+  'speaker.reader': '由内置阅读模型摘录',
   'speaker.how': '如何使用语言模型',
   'speaker.homeExtractive': '目前没有加载语言模型，回答均为文档原句。',
+  'speaker.homeReader': '内置阅读模型：摘录文档原句。如需自由表述的回答，请选择语言模型。',
   'speaker.title': '现在是原文摘录，还可以接入语言模型',
   'speaker.why': 'Folio 没有找到语言模型，因此摘录最能回答问题的原句：不编造，也不概括。',
   'speaker.local': '使用本机上的模型',
@@ -117,6 +119,7 @@ export const zh: Record<Key, string> = {
   'inspect.speaker': '书写者',
   'inspect.kind.engine': 'Folio 引擎',
   'inspect.kind.openai': '兼容 OpenAI 的服务',
+  'inspect.kind.reader': '内置阅读模型',
   'inspect.kind.extractive': '原文摘录，无语言模型',
   'inspect.passages': '段落排名',
   'inspect.cited': '已引用',
