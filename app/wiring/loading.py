@@ -6,6 +6,8 @@ Embedder, index, workers, reranker, generator, manual.
 import logging
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from app.rag.document_processor import (
     FileStore,
     IngestRecords,
     ProcessorConfig,
+    ReadElsewhere,
     WorkerConfig,
 )
 from app.rag.entailment import Meanings
@@ -76,10 +79,15 @@ def load(settings: Settings, services: Services) -> None:
         wait_for_manual(services)
 
 
-def load_ingestion(settings: Settings, services: Services) -> tuple[Parser, IndexSpec]:
+def load_ingestion(
+    settings: Settings,
+    services: Services,
+    elsewhere: Callable[[IndexSpec], ReadElsewhere] | None = None,
+) -> tuple[Parser, IndexSpec]:
     """The part that adding documents needs: embedder, index and workers.
 
-    Returns the parser and the index that serves.
+    `elsewhere` gives what reads documents in place of this process, for an index. Returns the
+    parser and the index that serves.
     """
     spec, embedder = load_serving(settings, services)
     services.embedder = embedder
@@ -90,7 +98,8 @@ def load_ingestion(settings: Settings, services: Services) -> tuple[Parser, Inde
         settings.parse_timeout_s, settings.parse_memory_mb, settings.passwords
     )
     services.closing.callback(parser.close)
-    processor = make_processor(settings, services, parser, spec)
+    read_elsewhere = elsewhere(spec) if elsewhere else None
+    processor = make_processor(settings, services, parser, spec, read_elsewhere)
     services.closing.callback(processor.stop, STOP_WORKERS_S)
     processor.start()
     services.processor = processor
@@ -154,12 +163,17 @@ def open_store(settings: Settings, services: Services, spec: IndexSpec) -> Milvu
 
 
 def make_processor(
-    settings: Settings, services: Services, parser: Parser, spec: IndexSpec
+    settings: Settings,
+    services: Services,
+    parser: Parser,
+    spec: IndexSpec,
+    read_elsewhere: ReadElsewhere | None = None,
 ) -> DocumentProcessor:
     """The processor, not started."""
     embedder, store, records = services.embedder, services.store, services.records
     assert embedder and store
     stages = make_stages(parser, embedder, store, spec.chunker)
+    stages = replace(stages, read_elsewhere=read_elsewhere)
     config = ProcessorConfig(
         media_type_of=media_type_of,
         readable_suffixes=sorted(SUPPORTED_SUFFIXES),

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 from app import tracing
@@ -42,6 +43,8 @@ STORE_BATCH = 500
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 Item = TypeVar("Item")
 Advance = Callable[[JobStage, float], None]
+Read = tuple[ParsedDocument, list[Chunk], list[ChunkVectors]]
+ReadElsewhere = Callable[[Document, Path, Advance], Read]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class Stages:
     """The stages of ingestion, ready-made.
 
     `embedded_text` makes what is embedded and lexically indexed from a title and a chunk.
+    `read_elsewhere` does what `Reading.read` does, on another machine: of a document and its file.
     """
 
     parser: Parser
@@ -57,6 +61,7 @@ class Stages:
     store: VectorStore
     embedded_text: Callable[[str, ChunkSpan], str]
     term_weights: Callable[[str], SparseVector]
+    read_elsewhere: ReadElsewhere | None = None
 
 
 class Ingestion:
@@ -66,6 +71,7 @@ class Ingestion:
         self._stages = stages
         self._chunks = chunks
         self._files = files
+        self._reading = Reading(stages, files)
         self._store_lock = threading.Lock()  # the vector store has one writer at a time
 
     @property
@@ -102,19 +108,11 @@ class Ingestion:
         with timed(JobStage.STORING):
             self._store(job, parsed, vectors, chunks, advance)
 
-    def read(
-        self, document: Document, advance: Advance
-    ) -> tuple[ParsedDocument, list[Chunk], list[ChunkVectors]]:
-        """Parse, chunk and embed a document; nothing is written."""
-        with timed(JobStage.PARSING):
-            parsed = self._parse(document, advance)
-        advance(JobStage.CHUNKING, BEGIN[JobStage.CHUNKING])
-        with timed(JobStage.CHUNKING):
-            chunks = self._chunk(document, parsed)
-        advance(JobStage.EMBEDDING, BEGIN[JobStage.EMBEDDING])
-        with timed(JobStage.EMBEDDING):
-            vectors = self._embed(parsed.title, chunks, advance)
-        return parsed, chunks, vectors
+    def read(self, document: Document, advance: Advance) -> Read:
+        """Parse, chunk and embed a document, here or elsewhere; nothing is written."""
+        if self._stages.read_elsewhere is None:
+            return self._reading.read(document, advance)
+        return self._stages.read_elsewhere(document, self._reading.file_of(document), advance)
 
     def announce(self, document_id: str, vectors: Sequence[ChunkVectors]) -> None:
         """Note vectors that are about to be written, or were in vain."""
@@ -130,12 +128,57 @@ class Ingestion:
             done = min(1.0, (number + 1) * STORE_BATCH / len(vectors))
             advance(JobStage.STORING, STORING_BEGINS + (1 - STORING_BEGINS) * done)
 
-    def _parse(self, document: Document, advance: Advance) -> ParsedDocument:
+    def _store(
+        self,
+        job: Job,
+        parsed: ParsedDocument,
+        vectors: Sequence[ChunkVectors],
+        chunks: Sequence[Chunk],
+        advance: Advance,
+    ) -> None:
+        try:
+            self.write(job.document_id, vectors, advance)
+            indexed = [
+                IndexedChunk(chunk, tuple(vector.sparse))
+                for chunk, vector in zip(chunks, vectors, strict=True)
+            ]
+            self._chunks.replace(job, parsed, indexed, self.index_name)
+        except Exception:
+            # The document may have been deleted and the note cleared before we wrote the vectors.
+            self.announce(job.document_id, vectors)
+            raise
+
+
+class Reading:
+    """The stages that write nothing, and so may run on any machine that has the file."""
+
+    def __init__(self, stages: Stages, files: FileStore) -> None:
+        self._stages = stages
+        self._files = files
+
+    def read(self, document: Document, advance: Advance) -> Read:
+        """Parse, chunk and embed a document."""
+        with timed(JobStage.PARSING):
+            parsed = self._parse(document, advance)
+        advance(JobStage.CHUNKING, BEGIN[JobStage.CHUNKING])
+        with timed(JobStage.CHUNKING):
+            chunks = self._chunk(document, parsed)
+        advance(JobStage.EMBEDDING, BEGIN[JobStage.EMBEDDING])
+        with timed(JobStage.EMBEDDING):
+            vectors = self._embed(parsed.title, chunks, advance)
+        return parsed, chunks, vectors
+
+    def file_of(self, document: Document) -> Path:
+        """Raise ParseFailed where it is gone."""
         path = self._files.path(document.content_hash)
         if not path.exists():
             raise ParseFailed(
                 f"the file of “{document.name}” is gone from the data folder: add it again"
             )
+        return path
+
+    def _parse(self, document: Document, advance: Advance) -> ParsedDocument:
+        path = self.file_of(document)
         told_at = time.monotonic()
 
         def on_progress(share: float) -> None:
@@ -151,7 +194,7 @@ class Ingestion:
         spans = self._stages.chunker.chunk(parsed)
         if not spans:
             raise ParseFailed(f"“{document.name}” holds no text that can be read")
-        round_key = f"{document.id}/{document.content_hash}/{self.index_name}"
+        round_key = f"{document.id}/{document.content_hash}/{self._stages.store.index_name}"
         return [
             Chunk(chunk_id(round_key, index), document.id, document.collection_id, index, span)
             for index, span in enumerate(spans)
@@ -176,26 +219,6 @@ class Ingestion:
             done = len(vectors) / len(chunks)
             advance(JobStage.EMBEDDING, BEGIN[JobStage.EMBEDDING] + room * done)
         return vectors
-
-    def _store(
-        self,
-        job: Job,
-        parsed: ParsedDocument,
-        vectors: Sequence[ChunkVectors],
-        chunks: Sequence[Chunk],
-        advance: Advance,
-    ) -> None:
-        try:
-            self.write(job.document_id, vectors, advance)
-            indexed = [
-                IndexedChunk(chunk, tuple(vector.sparse))
-                for chunk, vector in zip(chunks, vectors, strict=True)
-            ]
-            self._chunks.replace(job, parsed, indexed, self.index_name)
-        except Exception:
-            # The document may have been deleted and the note cleared before we wrote the vectors.
-            self.announce(job.document_id, vectors)
-            raise
 
 
 def chunk_id(round_key: str, index: int) -> str:

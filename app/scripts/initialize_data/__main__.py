@@ -8,9 +8,11 @@ nothing twice. Exit codes: see `main`.
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +28,7 @@ from app.scripts.initialize_data.addresses import GuardedBackend, read_allowed
 from app.scripts.initialize_data.dry_run import open_dry
 from app.scripts.initialize_data.fetching import Fetcher
 from app.scripts.initialize_data.files import changed_files, find_files, is_inside
-from app.scripts.initialize_data.libraries import Library, open_library
+from app.scripts.initialize_data.libraries import Library, open_library, open_with_ray
 from app.scripts.initialize_data.report import Report, show, show_plan, write_json
 from app.scripts.initialize_data.sync import Ingest, synchronise
 from app.scripts.initialize_data.url_lists import read_lists
@@ -38,6 +40,7 @@ SOME_FAILED, BAD_USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 WATCH_POLL_MS = 500
 BYTES_PER_MB = 1_000_000
 console = Console(soft_wrap=True, highlight=False)
+Open = Callable[[Settings, str | None, str, Console], Library]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,13 @@ class Wanted:
     collection: str
     delete: bool
     is_dry: bool
+
+
+class Engine(StrEnum):
+    """Where documents are read: in this process, or on a Ray cluster."""
+
+    PLAIN = "plain"
+    RAY = "ray"
 
 
 def main(  # noqa: PLR0913 (a command has as many arguments as it has options)
@@ -87,6 +97,14 @@ def main(  # noqa: PLR0913 (a command has as many arguments as it has options)
         str | None,
         typer.Option(help="Address of a running appliance that gets the files sent."),
     ] = None,
+    engine: Annotated[
+        Engine,
+        typer.Option(help="Where files are parsed and embedded: in this process, or by Ray."),
+    ] = Engine.PLAIN,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster; without it Ray uses the cores of this machine."),
+    ] = None,
 ) -> None:
     """Add files, folders and web pages to Folio's documents, and keep them in step with later runs.
 
@@ -100,7 +118,7 @@ def main(  # noqa: PLR0913 (a command has as many arguments as it has options)
         roots = [existing(path) for path in paths or []]
         wanted = Wanted(roots, urls or [], collection, delete, dry_run)
         require_sense(wanted, is_watching=watch)
-        open_it = open_dry if dry_run else open_library
+        open_it = opener(engine, ray_address, is_dry=dry_run)
         with closing(open_it(settings, url, collection, console)) as library:
             if watch:
                 keep_in_step(library, roots, delete=delete)
@@ -112,6 +130,15 @@ def main(  # noqa: PLR0913 (a command has as many arguments as it has options)
         raise typer.Exit(UNREACHABLE)
     if report.failed:
         raise typer.Exit(SOME_FAILED)
+
+
+def opener(engine: Engine, ray_address: str | None, *, is_dry: bool) -> Open:
+    """How the library is opened; raise InvalidInput for an address that nothing would use."""
+    if ray_address and engine is not Engine.RAY:
+        raise InvalidInput("--ray-address is for --engine ray")
+    if is_dry:
+        return open_dry
+    return partial(open_with_ray, ray_address) if engine is Engine.RAY else open_library
 
 
 @contextmanager

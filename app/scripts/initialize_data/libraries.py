@@ -1,7 +1,7 @@
 """The library that files are added to: our own, or that of a running appliance over HTTP."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -9,8 +9,9 @@ import httpx
 from rich.console import Console
 
 from app.config import Settings
-from app.domain import DocumentStatus
+from app.domain import DocumentStatus, IndexSpec
 from app.errors import Conflict, InvalidInput, NotFound, Unavailable, UnsupportedFormat
+from app.rag.document_processor import ReadElsewhere
 from app.scripts.initialize_data.files import FoundFile
 from app.services import Services
 from app.wiring.appliance import build_services
@@ -73,13 +74,41 @@ def open_library(settings: Settings, url: str | None, collection: str, console: 
     return library
 
 
+def open_with_ray(
+    address: str | None, settings: Settings, url: str | None, collection: str, console: Console
+) -> Library:
+    """Our own, whose documents are read on a Ray cluster; it must not be in use."""
+    from app.scripts.initialize_data.ray_readers import connect  # noqa: PLC0415  loads torch
+
+    if url is not None:
+        raise InvalidInput("--engine ray writes to the library itself: leave --url out")
+    readers = connect(address)
+    try:
+        settings = settings.model_copy(update={"ingest_workers": readers.num_readers + 1})
+        services = build_services(settings)
+        services.closing.callback(readers.close)
+
+        def elsewhere(spec: IndexSpec) -> ReadElsewhere:
+            readers.start(settings, spec)
+            return readers.read
+
+        return open_own(settings, services, collection, console, elsewhere)
+    except BaseException:
+        readers.close()
+        raise
+
+
 def local_address(settings: Settings) -> str:
     """Where the appliance of these settings answers on this machine."""
     return f"http://localhost:{settings.port}"
 
 
 def open_own(
-    settings: Settings, services: Services, collection: str, console: Console
+    settings: Settings,
+    services: Services,
+    collection: str,
+    console: Console,
+    elsewhere: Callable[[IndexSpec], ReadElsewhere] | None = None,
 ) -> "OwnLibrary":
     """Load what ingestion needs, and find or make the collection."""
     # torch takes seconds to import, and sending files needs none
@@ -87,7 +116,7 @@ def open_own(
 
     try:
         with console.status("loading the embedding model and the index"):
-            load_ingestion(settings, services)
+            load_ingestion(settings, services, elsewhere)
         collections = services.records.collections
         try:
             return OwnLibrary(services, collections.by_name(collection).id)
