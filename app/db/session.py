@@ -85,6 +85,14 @@ class Database:
             session.execute(text("SELECT count(*) FROM collections"))
         return str(self.url.get_backend_name())
 
+    def num_bytes(self) -> int:
+        """What the database takes on the disk, indexes included."""
+        size = "pg_database_size(current_database())"
+        if self.is_sqlite:
+            size = "page_count * page_size FROM pragma_page_count(), pragma_page_size()"
+        with self.snapshot() as session:
+            return int(session.scalar(text(f"SELECT {size}")) or 0)
+
     def close(self) -> None:
         """Close every connection and let go of the file."""
         self._engine.dispose()

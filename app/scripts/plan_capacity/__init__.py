@@ -1,0 +1,1 @@
+"""What so many documents and users need, from what one document and one question cost."""
