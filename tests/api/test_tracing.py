@@ -9,10 +9,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from app import tracing
+from app.config import Settings
 from app.domain import Message, Question
+from app.engine_service import EngineService
+from app.errors import Unavailable
+from app.generate import create_generate_app
 from app.main import create_app
 from app.rag.lexical import terms
 from app.rag.llm.remote import OpenAIGenerator
@@ -191,6 +196,22 @@ async def test_a_client_that_leaves_ends_every_span(collector):
     assert generator.num_running == 0
     assert attributes_of(collector.find("answer"))["folio.outcome"] == "stopped"
     assert collector.parent_of("generate") == "answer"
+
+
+def test_the_role_generate_goes_on_with_the_trace_and_probes_make_none(collector, tmp_path):
+    def load(service):
+        raise Unavailable("no model here")
+
+    settings = Settings(
+        _env_file=None, role="generate", data_dir=tmp_path, otlp_endpoint=collector.url
+    )
+    app = create_generate_app(settings, EngineService(load, drain_s=0))
+    with TestClient(app) as client:
+        assert client.get("/v1/models", headers={"traceparent": CALLER}).status_code == 503
+        client.get("/health")
+    [request] = collector.spans
+    assert (request.name, request.trace_id.hex()) == ("GET /v1/models", CALLER.split("-")[1])
+    assert attributes_of(request)["http.response.status_code"] == 503
 
 
 def test_a_failed_span_tells_the_type_of_the_error_and_not_its_words(collector):
