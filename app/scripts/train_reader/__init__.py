@@ -1,0 +1,1 @@
+"""Trains the built-in reader: a small language model that chooses the sentences to quote."""
