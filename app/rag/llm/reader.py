@@ -46,7 +46,10 @@ class ReaderWeights:
         """Read `reader.json`; raise GeneratorUnavailable where it is not there."""
         path = folder / "reader.json"
         if not path.is_file():
-            raise GeneratorUnavailable(f"{folder} holds no reader, it lacks reader.json")
+            raise GeneratorUnavailable(
+                f"{folder} holds no reader, it lacks reader.json: train one with python -m "
+                "app.scripts.train_reader, or set LLM_MODEL to another model"
+            )
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
