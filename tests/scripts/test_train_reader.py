@@ -1,197 +1,207 @@
-"""The reader's exercises are what they claim, and a run that was cut is the same run."""
+"""The reader's exercises, the proof of no overlap, resumed training, and its export."""
 
 import json
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer
+from transformers import LlamaForCausalLM
 
+from app.engine import LLM, QuoteOnlyParams, QuoteSource, SamplingParams, StructuredOutputsParams
+from app.rag.llm.reader import READER_FOLDER
+from app.rag.llm.reader_prompt import reader_prompt
 from app.rag.replies import REFUSAL
-from app.scripts.train_reader import training
 from app.scripts.train_reader.corpus import Grounded, Text, read_grounded
 from app.scripts.train_reader.examples import Exercises, Size
-from app.scripts.train_reader.export import draw, export
-from app.scripts.train_reader.nonsense import Nonsense
-from app.scripts.train_reader.overlap import overlapping
-from app.scripts.train_reader.questions import make_question
-from app.scripts.train_reader.tokens import encode, ids_of, train_tokenizer
-from app.scripts.train_reader.training import LOG, Recipe, Stage, Training, answer_loss
+from app.scripts.train_reader.export import export
+from app.scripts.train_reader.manifest import LICENCES, without_overlap
+from app.scripts.train_reader.overlap import evaluation_runs, overlapping_texts
+from app.scripts.train_reader.plot import plot
+from app.scripts.train_reader.tokens import count_tokens, encode, train_tokenizer
+from app.scripts.train_reader.training import LOG, Recipe, Training
 
-EN = Text(
-    "leave.md",
-    "en",
-    (
-        ("Each employee has fifteen days of paid leave a year.", "Leave is asked for in writing."),
-        ("The canteen in Building 7 opens at noon.", "Guests pay with a card at the counter."),
-        ("A visitor needs a badge from the porter.", "Badges are given back in the evening."),
-    ),
+THINGS = ("heron", "kettle", "lantern", "harbour", "violin", "glacier", "orchard", "compass")
+ENGLISH = tuple(
+    f"{thing.capitalize()} {i} weighs {10 + i} lbs and stands beside the northern door of the hall."
+    for i, thing in enumerate(THINGS)
 )
-ZH = Text(
-    "zh.md",
-    "zh",
-    (
-        (
-            "每位员工每年享有十五天带薪年假。",
-            "请假需要以书面形式提出申请。",
-            "食堂中午十二点开门营业。",
-        ),
-        (
-            "访客需要在前台领取临时工牌。",
-            "工牌必须在当天晚上归还前台。",
-            "会议室可以通过系统提前预订。",
-        ),
-    ),
+CHINESE = tuple(
+    f"第{name}号仓库保存着来自{place}的陶瓷花瓶，每天由值班人员检查温度和湿度。"
+    for name, place in zip(
+        "一二三四五六七八",
+        ("北京", "上海", "广州", "成都", "杭州", "武汉", "南京", "西安"),
+        strict=True,
+    )
 )
-GROUNDED = Grounded("How long is the wall?", ("It is old.", "The wall is 90 m long.", "Go."), 1)
-SIZE = Size(3, 4)
-
-
-@pytest.fixture(scope="module")
-def exercises():
-    return Exercises([EN, ZH], [GROUNDED])
+TEXTS = (
+    Text("en", "en", "folio", tuple((s,) for s in ENGLISH)),
+    Text("zh", "zh", "folio", tuple((s,) for s in CHINESE)),
+)
+GROUNDED = (
+    Grounded("How much does heron 0 weigh?", ENGLISH[:4], 0, "quoref"),
+    Grounded("Where does the violin stand?", ENGLISH[3:7], 1, "quoref"),
+)
+MUSEUM = {
+    1: [
+        "The pump house was rebuilt in 1994 after a flood.",
+        "Visitors park behind the library.",
+        "Tickets are sold at the northern gate.",
+    ],
+    2: ["A guided tour takes forty minutes.", "The museum closes at six on Sundays."],
+}
+MANUAL = {
+    1: ["备份文件每天凌晨自动上传到服务器。", "管理员可以在设置页面修改密码。"],
+    2: ["软件包需要在构建之前安装编译器。", "日志默认保留三十天。"],
+}
+RECIPE = Recipe(steps=20, batch_tokens=256, intermediate_size=32)
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer([*EN.sentences, *ZH.sentences, *REFUSAL.values()], 700)
+    return train_tokenizer([*ENGLISH, *CHINESE, *REFUSAL.values()], 1000)
 
 
-def test_answers_are_sentences_of_the_source_that_they_cite(exercises):
-    rng = random.Random(1)
-    examples = [exercises.draw(rng, SIZE) for _ in range(300)]
+def make_training(tokenizer, folder, recipe=RECIPE):
+    counts = torch.zeros(tokenizer.get_vocab_size())
+    for token, count in count_tokens([*ENGLISH, *CHINESE], tokenizer).items():
+        counts[token] = count
+    return Training(recipe, Exercises(TEXTS, GROUNDED), tokenizer, counts, folder)
+
+
+def draw(number, seed=1):
+    exercises, rng = Exercises(TEXTS, GROUNDED), random.Random(seed)
+    return [exercises.draw(rng, Size(2, 4)) for _ in range(number)]
+
+
+def test_answers_are_sentences_of_the_source_they_cite():
+    examples = draw(200)
+    assert {len(e.answer) for e in examples} == {0, 1, 2}
+    assert {e.language for e in examples} == {"en", "zh"}
     for example in examples:
-        for sentence, number in example.answer:
-            assert sentence in example.sources[number]
-            assert f"{sentence} [{number}]" in example.completion
+        assert all(sentence in example.sources[number] for sentence, number in example.answer)
         if not example.answer:
             assert example.completion == REFUSAL[example.language]
-    assert {len(example.answer) for example in examples} == {0, 1, 2}
-    assert {example.language for example in examples} == {"en", "zh"}
 
 
-def test_the_same_seed_draws_the_same_examples(exercises):
-    one, other = random.Random("1:5"), random.Random("1:5")
-    assert [exercises.draw(one, SIZE) for _ in range(20)] == [
-        exercises.draw(other, SIZE) for _ in range(20)
-    ]
+def test_exercises_follow_from_the_seed():
+    assert draw(20) == draw(20)
+    assert draw(20) != draw(20, seed=2)
 
 
-@pytest.mark.parametrize("text", [EN, ZH])
-def test_a_question_has_words_of_its_sentence_and_hides_some(text):
-    rng = random.Random(2)
-    for sentence in text.sentences * 5:
-        question = make_question(sentence, text.language, rng)
-        assert question
-        assert sentence not in question
-        assert any(
-            sentence[i : i + 2].lower() in question.lower() for i in range(len(sentence) - 1)
-        )
+def test_the_prompt_has_the_question_first_and_the_sentences_on_lines_of_their_own():
+    assert reader_prompt("a\nb?", {2: ["One.", "Two."]}) == "a b?\n[2]\nOne.\nTwo."
 
 
-def test_sciq_is_not_learned_from(tmp_path):
-    passage = "The wall is 90 m long. Nobody knows who built it, or when."
-    rows = [
-        {
-            "template": template,
-            "prompt": f'Question: "How long is {template}?"\n\nContext: "{passage}"\n\nAnswer:\n',
-            "completion": "90 m<|endoftext|>",
-        }
-        for template in ("sciq_Direct_Question", "adversarial_qa_dbert_question_context_answer")
-    ]
-    (tmp_path / "t0_grounded_qa.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    [item] = read_grounded(tmp_path)
-    assert "adversarial" in item.question
-    assert item.sentences[item.supporting] == "The wall is 90 m long."
-
-
-def test_a_planted_overlap_is_found(tmp_path):
-    shared = "the quick brown fox jumps over the lazy dog and then it sleeps until noon"
-    (tmp_path / "a.jsonl").write_text(json.dumps({"context": f"Once {shared.upper()}, he said."}))
-    texts = [f"They say: {shared}.", shared.rsplit(" ", 4)[0], "分块管理键值缓存可以减少内存碎片"]
-    assert overlapping(texts, tmp_path) == [True, False, False]
-    (tmp_path / "zh.jsonl").write_text(
-        json.dumps({"question": "为何分块管理键值缓存可以减少内存？"})
-    )
-    assert overlapping(texts, tmp_path) == [True, False, True]
-
-
-def test_only_the_answer_counts_in_the_loss(exercises, tokenizer):
-    example = next(
-        e for e in iter(lambda: exercises.draw(random.Random(3), SIZE), None) if e.answer
-    )
-    encoded = encode(example, tokenizer, copied_weight=0.1)
-    length = len(encoded.weights)
-    written = tokenizer.decode(list(encoded.token_ids[-length:-1]), skip_special_tokens=False)
-    assert written == example.completion
-    assert encoded.weights[:4] == (1.0,) * 4
+def test_only_the_answer_is_learned(tokenizer):
+    example = next(e for e in draw(50) if e.answer)
+    encoded = encode(example, tokenizer, 0.1)
+    answer = encoded.token_ids[-len(encoded.weights) : -1]
+    assert tokenizer.decode(list(answer)) == example.completion
+    assert encoded.weights[0] == encoded.weights[-1] == 1.0
     assert 0.1 in encoded.weights
-    assert encoded.weights[-1] == 1.0
 
 
-def test_nonsense_has_the_form_of_the_exercises(tokenizer):
-    refusals = tuple(tuple(ids_of(tokenizer, text)) for text in REFUSAL.values())
-    nonsense = Nonsense(tokenizer, refusals)
-    rng = random.Random(4)
-    drawn = [nonsense.choose(rng, SIZE, 0.5) for _ in range(200)]
-    num_refusals = 0
-    for item in drawn:
-        answer = item.token_ids[-len(item.weights) : -1]
-        prompt = item.token_ids[: -len(item.weights)]
-        if answer in refusals:
-            num_refusals += 1
-            continue
-        number = tuple(ids_of(tokenizer, " [1]"))
-        first = answer[: len(answer) - len(number)] if answer[-3:-1] == number[:2] else answer[:5]
-        windows = {prompt[i : i + len(first)] for i in range(len(prompt))}
-        assert first in windows
-    assert 10 < num_refusals < 60
-
-
-def test_a_run_that_was_cut_is_the_same_run(exercises, tokenizer, tmp_path, monkeypatch):
-    torch.set_num_threads(1)
-    stages = (
-        Stage(0.0, "copy", SIZE, 1.0),
-        Stage(0.4, "choose", SIZE, 0.1),
-        Stage(0.7, "text", SIZE, 0.1),
+def test_non_commercial_questions_are_never_read(tmp_path):
+    prompt = (
+        "Question: How tall is the tower?\n\nContext: The tower is 90 m tall. It was painted red."
     )
-    monkeypatch.setattr(training, "CURRICULUM", stages)
-    recipe = Recipe(steps=8, batch_tokens=512, hidden_size=32, num_layers=2, num_heads=2, warmup=2)
-    whole = run(recipe, exercises, tokenizer, tmp_path / "whole", cuts=())
-    cut = run(recipe, exercises, tokenizer, tmp_path / "cut", cuts=(3, 6))
-    for name, tensor in whole.model.state_dict().items():
-        assert torch.equal(tensor, cut.model.state_dict()[name]), name
-    other = Training(replace(recipe, seed=2), exercises, tokenizer, tmp_path / "cut")
+    rows = [
+        {"template": template, "prompt": prompt.replace("tower", thing), "completion": "90 m"}
+        for template, thing in (("sciq_Direct_Question", "mast"), ("quoref_x", "tower"))
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "t0_grounded_qa.jsonl").write_text(lines, encoding="utf-8")
+    [item] = read_grounded(tmp_path)
+    assert item.origin == "quoref"
+    assert item.sentences[item.supporting] == "The tower is 90 m tall."
+
+
+def test_planted_overlaps_are_found_and_left_out(tmp_path):
+    for language, planted in (("en", ENGLISH[2].upper()), ("zh", CHINESE[5])):
+        row = json.dumps({"context": [f"Before. {planted} After."]})
+        (tmp_path / "set.jsonl").write_text(row + "\n", encoding="utf-8")
+        known = evaluation_runs([tmp_path])
+        assert [text.name for text in overlapping_texts(TEXTS, known)] == [language]
+    corpus = without_overlap(TEXTS, GROUNDED, known)
+    assert [text.name for text in corpus.texts] == ["en"]
+    assert corpus.num_left_out == 1
+
+
+def test_a_folder_without_evaluation_sets_proves_nothing(tmp_path):
+    with pytest.raises(ValueError, match=r"no \.jsonl file"):
+        evaluation_runs([tmp_path])
+
+
+def test_a_resumed_run_has_the_weights_of_an_unbroken_one(tokenizer, tmp_path):
+    folders = [tmp_path / name for name in ("whole", "broken")]
+    for folder in folders:
+        folder.mkdir()
+    whole = make_training(tokenizer, folders[0])
+    before = {name: value.clone() for name, value in whole.model.state_dict().items()}
+    whole.run(float("inf"), lambda _: None)
+    broken = make_training(tokenizer, folders[1])
+    broken.run(float("inf"), lambda _: None, until_step=10)
+    assert broken.step == 10
+    resumed = make_training(tokenizer, folders[1])
+    resumed.resume()
+    resumed.run(float("inf"), lambda _: None)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    assert any(
+        not torch.equal(value, before[name]) for name, value in whole.model.state_dict().items()
+    )
     with pytest.raises(ValueError, match="another recipe"):
-        other.resume()
+        make_training(tokenizer, folders[1], replace(RECIPE, seed=2)).resume()
+    plot(folders[1] / LOG, tmp_path / "curve.svg")
+    assert "<polyline" in (tmp_path / "curve.svg").read_text(encoding="utf-8")
 
 
-def run(recipe, exercises, tokenizer, folder, cuts):
-    """Train in several goes; `cuts` are the steps after which it is stopped."""
-    folder.mkdir()
-    made = None
-    for end in (*cuts, recipe.steps):
-        made = Training(recipe, exercises, tokenizer, folder)
-        if (folder / training.CHECKPOINT).exists():
-            made.resume()
-        while made.step < end:
-            made.learn_step()
-        made.save()
-    return made
+def test_the_laid_circuits_choose_by_words_before_any_training(tokenizer, tmp_path):
+    training = make_training(tokenizer, tmp_path)
+    export(training.model, tokenizer, tmp_path / "model")
+    sources = {1: ENGLISH[:4], 2: ENGLISH[4:]}
+    right = [
+        quote(tmp_path / "model", f"{thing.capitalize()}?", sources).startswith(sentence)
+        for thing, sentence in zip(THINGS, ENGLISH, strict=True)
+    ]
+    assert sum(right) >= 6  # chance is 1
 
 
-def test_training_lowers_the_loss_and_writes_a_model_that_loads(exercises, tokenizer, tmp_path):
-    torch.set_num_threads(1)
-    recipe = Recipe(steps=40, batch_tokens=512, hidden_size=32, num_layers=2, num_heads=2, warmup=2)
-    made = Training(recipe, exercises, tokenizer, tmp_path)
-    batch = [encode(exercises.draw(random.Random(i), Size(1, 2)), tokenizer) for i in range(8)]
-    before, _, _ = answer_loss(made.model, batch)
-    made.run(until=float("inf"), tell=lambda line: None)
-    after, _, _ = answer_loss(made.model, batch)
-    assert after < before
-    export(made.model, tokenizer, tmp_path / LOG, tmp_path / "model")
-    assert Tokenizer.from_file(str(tmp_path / "model" / "tokenizer.json"))
-    assert "chat_template" in json.loads((tmp_path / "model/tokenizer_config.json").read_text())
-    assert (tmp_path / "model/model.safetensors").stat().st_size < 16e6
-    assert draw([{"step": 1, "loss": 2.0, "choice_accuracy": 0.5}]).startswith("<svg")
+def test_the_shipped_reader_quotes_and_says_what_it_was_made_from():
+    manifest = json.loads((READER_FOLDER / "sources.json").read_text(encoding="utf-8"))
+    assert manifest["overlaps"] == 0
+    assert len(manifest["evaluation_sets"]) >= 5
+    origins = {source["origin"]: source["licence"] for source in manifest["sources"]}
+    assert origins == LICENCES
+    for file in READER_FOLDER.iterdir():
+        assert file.stat().st_size < 16_000_000, file.name
+    assert quote(READER_FOLDER, "Where are tickets sold?", MUSEUM) == f"{MUSEUM[1][2]} [1]"
+    assert quote(READER_FOLDER, "日志保留多久？", MANUAL) == f"{MANUAL[2][1]} [2]"
+    llm = LLM(str(READER_FOLDER), dtype="float32", max_model_len=1024)
+    message = {"role": "user", "content": reader_prompt("Where can I park?", MUSEUM)}
+    [output] = llm.chat([message], SamplingParams(temperature=0.0, max_tokens=24), use_tqdm=False)
+    assert output.outputs[0].text.strip()
+    other = LlamaForCausalLM.from_pretrained(READER_FOLDER, dtype=torch.float32)
+    ids = list(output.prompt_token_ids)
+    for token in output.outputs[0].token_ids:
+        assert int(other(torch.tensor([ids])).logits[0, -1].argmax()) == token
+        ids.append(token)
+
+
+def quote(folder: Path, question: str, sources: Mapping[int, Sequence[str]]) -> str:
+    llm = LLM(str(folder), dtype="float32", max_model_len=512, kv_cache_memory_bytes=2**24)
+    params = SamplingParams(
+        temperature=0.0,
+        max_tokens=128,
+        structured_outputs=StructuredOutputsParams(
+            quote_only=QuoteOnlyParams(
+                [QuoteSource(number, own) for number, own in sources.items()], max_sentences=1
+            )
+        ),
+    )
+    message = {"role": "user", "content": reader_prompt(question, sources)}
+    [output] = llm.chat([message], params, use_tqdm=False)
+    return output.outputs[0].text

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from selectolax.lexbor import LexborHTMLParser
@@ -23,17 +23,28 @@ MIN_SENTENCES = 6  # of a document that distractors can come from
 SPACE = re.compile(r"\s+")
 NUMBERS = re.compile(r"\[\d+\]")
 # Frames of the grounded questions: where the question and the passage stand in each.
-FRAMES = tuple(
-    re.compile(frame, re.DOTALL)
-    for frame in (
-        r'Question: "?(?P<question>[^\n]+?)"?\n+Context: "?(?P<passage>.+?)"?(?:\n+Answer:)?',
-        r'Given the following passage\n+"(?P<passage>.+?)",\n+.*Question: (?P<question>[^\n]+)',
-        r"Extract the answer .+?\nQuestion: (?P<question>[^\n]+)\nContext: (?P<passage>.+)",
-        r"Given the following context:\n+(?P<passage>.+?)"
-        r"\n+answer the following question:\n+(?P<question>[^\n]+)",
-        r"(?P<question>[^\n]+)\n+Answer the above question based on the context below:"
-        r"\n+(?P<passage>.+)",
-    )
+FRAMES = (
+    re.compile(
+        r'^Question: "?(?P<question>[^\n]+?)"?\n+Context: "?(?P<passage>.+?)"?(?:\n+Answer:)?$',
+        re.S,
+    ),
+    re.compile(
+        r'^Given the following passage\n+"(?P<passage>.+?)",\n+.*Question: (?P<question>[^\n]+)$',
+        re.S,
+    ),
+    re.compile(
+        r"^Extract the answer .+?\nQuestion: (?P<question>[^\n]+)\nContext: (?P<passage>.+)$", re.S
+    ),
+    re.compile(
+        r"^Given the following context:\n+(?P<passage>.+?)"
+        r"\n+answer the following question:\n+(?P<question>[^\n]+)$",
+        re.S,
+    ),
+    re.compile(
+        r"^(?P<question>[^\n]+)"
+        r"\n+Answer the above question based on the context below:\n+(?P<passage>.+)$",
+        re.S,
+    ),
 )
 END_OF_TEXT = "<|endoftext|>"
 
@@ -44,6 +55,7 @@ class Text:
 
     name: str
     language: Language
+    origin: str
     paragraphs: tuple[tuple[str, ...], ...]
 
     @property
@@ -59,6 +71,7 @@ class Grounded:
     question: str
     sentences: tuple[str, ...]
     supporting: int  # index
+    origin: str  # the data set
 
 
 def read_texts(data: Path, docs: Path, work: Path) -> list[Text]:
@@ -75,11 +88,12 @@ def read_grounded(data: Path) -> list[Grounded]:
             if row["template"].startswith("sciq"):
                 continue  # its licence forbids commercial use
             for frame in FRAMES:
-                if match := frame.fullmatch(row["prompt"].strip()):
+                if match := frame.match(row["prompt"].strip()):
                     answer = row["completion"].removesuffix(END_OF_TEXT).strip()
                     item = _grounded(match["question"], match["passage"], answer)
                     if item is not None:
-                        found.setdefault(item.question, item)
+                        origin = row["template"].partition("_")[0]
+                        found.setdefault(item.question, replace(item, origin=origin))
                     break
     return list(found.values())
 
@@ -91,20 +105,20 @@ def _grounded(question: str, passage: str, answer: str) -> Grounded | None:
         return None
     asked = set(question.lower().split())
     best = max(holding, key=lambda i: len(asked & set(sentences[i].lower().split())))
-    return Grounded(question.strip(), sentences, best)
+    return Grounded(question.strip(), sentences, best, "")
 
 
 def _textbooks(data: Path) -> Iterator[Text]:
     with (data / "openstax_ccby_text.jsonl").open(encoding="utf-8") as lines:
         for row in map(json.loads, lines):
-            yield _text(f"{row['book']}/{row['file']}", row["paragraphs"])
+            yield _text("openstax", f"{row['book']}/{row['file']}", row["paragraphs"])
 
 
 def _markdown(docs: Path) -> Iterator[Text]:
     for path in sorted(docs.rglob("*.md")):
         prose = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S)
         lines = [re.sub(r"[`*#>|]|\]\([^)]*\)|\[", "", line) for line in prose.split("\n")]
-        yield _text(str(path.relative_to(docs)), lines)
+        yield _text("folio", str(path.relative_to(docs)), lines)
 
 
 def _debian(work: Path) -> Iterator[Text]:
@@ -121,12 +135,13 @@ def _debian(work: Path) -> Iterator[Text]:
         for path in sorted(folder.rglob("*.html")):
             if re.search(r"\.(?:zh-cn|zh-tw|en)\.html$|ch\d\d\.html$", path.name):
                 tree = LexborHTMLParser(path.read_text(encoding="utf-8", errors="replace"))
-                yield _text(f"{package}/{path.name}", [node.text() for node in tree.css("p, li")])
+                paragraphs = [node.text() for node in tree.css("p, li")]
+                yield _text(package, f"{package}/{path.name}", paragraphs)
 
 
-def _text(name: str, paragraphs: list[str]) -> Text:
+def _text(origin: str, name: str, paragraphs: list[str]) -> Text:
     cut = tuple(filter(None, map(_sentences, paragraphs)))
-    return Text(name, language_of(" ".join(paragraphs)), cut)
+    return Text(name, language_of(" ".join(paragraphs)), origin, cut)
 
 
 def _sentences(text: str) -> tuple[str, ...]:

@@ -1,52 +1,54 @@
-"""What is shipped: half-precision weights in small files, the tokenizer, the losses drawn."""
+"""Writes a trained reader as a model folder, in files that a repository takes."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from transformers import GenerationConfig, LlamaForCausalLM
+from torch import Tensor
+from transformers import LlamaForCausalLM
 
 from app.scripts.train_reader.tokens import save_tokenizer
 
-SHARD = "15MB"
-WIDTH, HEIGHT, MARGIN = 640, 300, 40
-COLOURS = {"loss": "#b4552d", "choice_accuracy": "#2d6fb4"}
+MAX_FILE_BYTES = 15_000_000
+INDEX = "model.safetensors.index.json"
 
 
-def export(model: LlamaForCausalLM, tokenizer: Tokenizer, log: Path, folder: Path) -> None:
-    """Write the model's folder, as engines and transformers read it."""
+def export(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
+    """Weights in bfloat16 in shards, configuration, tokenizer and chat template."""
     folder.mkdir(parents=True, exist_ok=True)
+    config = model.config.to_dict()
+    config |= {"architectures": ["LlamaForCausalLM"], "dtype": "bfloat16"}
+    kept = {name: value for name, value in config.items() if not name.startswith("_")}
+    _write(folder / "config.json", kept)
     end = model.config.eos_token_id
-    model.generation_config = GenerationConfig(eos_token_id=end, do_sample=False)  # type: ignore[no-untyped-call]  # transformers has no types here
-    model.to(torch.float16).save_pretrained(folder, max_shard_size=SHARD)  # type: ignore[arg-type]  # transformers takes a device there
+    _write(folder / "generation_config.json", {"eos_token_id": end, "do_sample": False})
     save_tokenizer(tokenizer, folder)
-    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    (folder / "training.svg").write_text(draw(entries), encoding="utf-8")
+    _save_shards(model, folder)
 
 
-def draw(entries: Sequence[dict[str, float]]) -> str:
-    """Loss and accuracy of the choices over the steps, as SVG; each scaled to its own range."""
-    lines = []
-    last = max(entry["step"] for entry in entries)
-    for row, (name, colour) in enumerate(COLOURS.items()):
-        values = [entry[name] for entry in entries]
-        low, high = 0.0, max(*values, 1.0)
-        points = " ".join(
-            f"{MARGIN + (WIDTH - 2 * MARGIN) * entry['step'] / last:.1f},"
-            f"{HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (value - low) / (high - low):.1f}"
-            for entry, value in zip(entries, values, strict=True)
-        )
-        lines += [
-            f'<polyline points="{points}" fill="none" stroke="{colour}"/>',
-            f'<text x="{MARGIN}" y="{16 + 14 * row}" fill="{colour}">'
-            f"{name}: 0 to {high:.1f}, at the end {values[-1]:.3f}</text>",
-        ]
-    body = "\n".join(lines)
-    frame = f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>'
-    axis = f'<text x="{WIDTH - MARGIN}" y="{HEIGHT - 12}" text-anchor="end">{last:.0f} steps</text>'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'font-family="sans-serif" font-size="12">\n{frame}\n{body}\n{axis}\n</svg>\n'
-    )
+def _save_shards(model: LlamaForCausalLM, folder: Path) -> None:
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, value in model.state_dict().items():
+        if name == "lm_head.weight":  # tied to the embeddings
+            continue
+        tensor = value.to(torch.bfloat16).contiguous()
+        if size + tensor.nbytes > MAX_FILE_BYTES and shards[-1]:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    places: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, folder / file, {"format": "pt"})
+        (folder / file).chmod(0o644)  # it writes for its own user only
+        places |= dict.fromkeys(shard, file)
+    total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
+    _write(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+
+
+def _write(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Questions made from a sentence: words dropped, reordered and bent, in both languages' frames."""
+"""Questions made from a sentence: some of its words, in another order and form, in a frame."""
 
 import random
 import re
@@ -8,16 +8,15 @@ from app.domain import Language
 from app.rag.lexical import segmenter
 
 WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
-# They tell nothing of what a sentence is about.
-STOP_WORDS = """
-a an the of in on at to for and or but nor so yet is are was were be been being am do does did has
-have had having it its this that these those they them their he him his she her we our you your i
-my as by from with without into than then there here not no can could may might must shall should
-will would about which who whom whose what when where why how if such also more most some any each
-all both other only very
-的 了 是 在 和 与 或 及 有 为 以 而 但 并 也 都 就 被 把 从 到 对 将 于 之 其 这 那 这个 那个
-它 他 她 我 你 您 们 会 能 可以 一个
-"""
+STOP_WORDS = (
+    "a an the of in on at to for and or but nor so yet is are was were be been being am do does "
+    "did has have had having it its this that these those they their them he his him she her we "
+    "our you your i my as by from with without into than then there here not no can could may "
+    "might must shall should will would about which who whom whose what when where why how if "
+    "such also more most some any each all both other only very "
+    "的 了 是 在 和 与 或 及 有 为 以 而 但 并 也 都 就 被 把 从 到 对 "
+    "将 于 之 其 这 那 这个 那个 它 他 她 我 你 您 们 会 能 可以 一个 "
+)
 STOP = frozenset(STOP_WORDS.split())
 FRAMES: dict[Language, dict[str, Sequence[str]]] = {
     "en": {

@@ -1,6 +1,7 @@
 """The reader's tokenizer, and examples as tokens."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from app.rag.llm.reader_prompt import reader_prompt
 from app.scripts.train_reader.examples import Example
+from app.scripts.train_reader.special_tokens import ASSISTANT, END, USER
 
-END, USER, ASSISTANT = "<|end|>", "<|user|>", "<|assistant|>"
 # Words with the space before them, single digits, and Chinese in pieces of at most four characters:
 # longer ones would be learned whole from too little text.
 PIECES = (
@@ -66,13 +67,13 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 def encode(example: Example, tokenizer: Tokenizer, copied_weight: float = 1.0) -> Encoded:
     """The chat of an example; after a sentence's first tokens all others are copied."""
-    user, assistant, end = (special_id(tokenizer, token) for token in (USER, ASSISTANT, END))
-    prompt = ids_of(tokenizer, reader_prompt(example.question, example.sources))
+    user, assistant, end = (_ids(tokenizer, token)[0] for token in (USER, ASSISTANT, END))
+    prompt = _ids(tokenizer, reader_prompt(example.question, example.sources))
     answer: list[int] = []
     weights: list[float] = []
     parts = [f"{sentence} [{number}]" for sentence, number in example.answer]
     for part in parts or [example.completion]:
-        ids = ids_of(tokenizer, f" {part}" if answer else part)
+        ids = _ids(tokenizer, f" {part}" if answer else part)
         answer += ids
         num_copied = max(0, len(ids) - NUM_CHOICE_TOKENS)
         weights += [1.0] * (len(ids) - num_copied) + [copied_weight] * num_copied
@@ -80,14 +81,14 @@ def encode(example: Example, tokenizer: Tokenizer, copied_weight: float = 1.0) -
     return Encoded(token_ids, (*weights, 1.0))
 
 
-def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Tokens of a text, no special ones among them."""
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
     return ids
 
 
-def special_id(tokenizer: Tokenizer, token: str) -> int:
-    """The id of one of the chat's tokens."""
-    found = tokenizer.token_to_id(token)
-    assert found is not None
-    return found
+def count_tokens(texts: Iterable[str], tokenizer: Tokenizer) -> dict[int, int]:
+    """How often each token occurs."""
+    counts: Counter[int] = Counter()
+    for text in texts:
+        counts.update(_ids(tokenizer, text))
+    return counts

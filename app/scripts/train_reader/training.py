@@ -1,4 +1,4 @@
-"""The training loop: each step draws by its own seed, so a run can go on where it was cut."""
+"""The training loop: each step draws by its own seed, so a run that goes on is the same run."""
 
 import json
 import math
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -15,94 +15,96 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from app.rag.replies import REFUSAL
-from app.scripts.train_reader.examples import Exercises, Size
-from app.scripts.train_reader.nonsense import Nonsense
-from app.scripts.train_reader.tokens import END, Encoded, encode, ids_of
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A part of the curriculum."""
-
-    start: float
-    kind: Literal["copy", "choose", "text"]
-    size: Size
-    copied_weight: float
-
-
-# Each stage from a share of the steps on: what is drawn, how much there is to read, and the weight
-# of copied tokens beside those where a choice is made.
-CURRICULUM = (
-    Stage(0.0, "copy", Size(1, 1), 1.0),
-    Stage(0.06, "choose", Size(1, 2), 0.3),
-    Stage(0.12, "choose", Size(1, 4), 0.1),
-    Stage(0.2, "choose", Size(2, 4), 0.05),
-    Stage(0.3, "choose", Size(3, 5), 0.05),
-    Stage(0.4, "text", Size(1, 4), 0.3),
-    Stage(0.5, "text", Size(2, 4), 0.1),
-    Stage(0.65, "text", Size(3, 5), 0.1),
+from app.scripts.train_reader.circuits import (
+    HEADS,
+    HIDDEN,
+    IDENTITY,
+    LAYERS,
+    ROPE_THETA,
+    lay_circuits,
+    token_rarity,
 )
+from app.scripts.train_reader.examples import Exercises, Size
+from app.scripts.train_reader.special_tokens import END
+from app.scripts.train_reader.tokens import Encoded, encode
+
+# How much there is to read in a batch, by turns: as much as three chunks hold, and less.
+SIZES = (Size(2, 4), Size(3, 4), Size(1, 5), Size(3, 6), Size(2, 3))
+COPIED_WEIGHT = 0.1  # of a copied token in the loss, beside those where a choice is made
 MAX_TOKENS = 1024
 CHECKPOINT = "checkpoint.pt"
 LOG = "training.jsonl"
-LOG_EVERY = 20
+LOG_EVERY = 10
+SAVE_EVERY = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """What a run is made of."""
 
-    steps: int = 3200
-    batch_tokens: int = 2560
-    learning_rate: float = 2e-3
-    warmup: int = 100
-    decay_share: float = 0.3  # of the steps, at the end
+    steps: int = 600
+    batch_tokens: int = 3072
+    learning_rate: float = 5e-4
+    warmup: int = 20
+    decay_share: float = 0.5  # of the steps, at the end
     seed: int = 1
-    hidden_size: int = 192
-    num_layers: int = 4
-    num_heads: int = 4
+    num_layers: int = LAYERS
+    intermediate_size: int = 512
 
 
-def make_model(recipe: Recipe, tokenizer: Tokenizer) -> LlamaForCausalLM:
-    """A model of the ordinary Llama layout, with random weights."""
+def make_model(recipe: Recipe, tokenizer: Tokenizer, counts: Tensor) -> LlamaForCausalLM:
+    """A model of the ordinary Llama layout with its circuits laid in.
+
+    `counts` [vocab] says how often each token stands in the texts.
+    """
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
-        hidden_size=recipe.hidden_size,
-        intermediate_size=recipe.hidden_size * 8 // 3 // 32 * 32,
+        hidden_size=HIDDEN,
+        intermediate_size=recipe.intermediate_size,
         num_hidden_layers=recipe.num_layers,
-        num_attention_heads=recipe.num_heads,
-        num_key_value_heads=recipe.num_heads,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        head_dim=IDENTITY,
         vocab_size=tokenizer.get_vocab_size(),
         max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.token_to_id(END),
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    lay_circuits(model, tokenizer, token_rarity(counts))
+    return model
 
 
 class Training:
     """A run in a folder; `run` goes on from its checkpoint, if there is one."""
 
     def __init__(
-        self, recipe: Recipe, exercises: Exercises, tokenizer: Tokenizer, folder: Path
+        self,
+        recipe: Recipe,
+        exercises: Exercises,
+        tokenizer: Tokenizer,
+        counts: Tensor,
+        folder: Path,
     ) -> None:
         self._recipe = recipe
         self._exercises = exercises
-        self._tokenizer = tokenizer
-        refusals = tuple(tuple(ids_of(tokenizer, text)) for text in REFUSAL.values())
-        self._nonsense = Nonsense(tokenizer, refusals)
+        self.tokenizer = tokenizer
         self._folder = folder
-        self.model = make_model(recipe, tokenizer)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = make_model(recipe, tokenizer, counts)
+        self.model.to(device)  # type: ignore[arg-type]  # a name is a device, too
         self._optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
+            self.model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
         )
         self.step = 0
 
     def resume(self) -> None:
         """Read the checkpoint; another recipe's is refused."""
-        saved = torch.load(self._folder / CHECKPOINT, weights_only=True)
+        saved = torch.load(
+            self._folder / CHECKPOINT, map_location=self.model.device, weights_only=True
+        )
         if saved["recipe"] != asdict(self._recipe):
             raise ValueError(
                 f"the checkpoint in {self._folder} is of another recipe, {saved['recipe']}: "
@@ -124,14 +126,17 @@ class Training:
         torch.save(state, part)
         part.replace(self._folder / CHECKPOINT)
 
-    def run(self, until: float, tell: Callable[[str], None], save_every: int = 200) -> None:
-        """Train to the last step, or until that time (`time.monotonic`); then save."""
+    def run(self, until: float, tell: Callable[[str], None], until_step: int | None = None) -> None:
+        """Train to the last step, or one before it, or until a `time.monotonic`; then save."""
         start, num_tokens, sums = time.monotonic(), 0, [0.0, 0.0, 0.0]
         self.model.train()
-        while self.step < self._recipe.steps and time.monotonic() < until:
-            learned, num_read = self.learn_step()
-            num_tokens += num_read
+        end = min(self._recipe.steps, until_step or self._recipe.steps)
+        while self.step < end and time.monotonic() < until:
+            batch = self._batch()
+            learned = self._learn(batch)
+            num_tokens += sum(len(item.token_ids) for item in batch)
             sums = [total + value for total, value in zip(sums, learned, strict=True)]
+            self.step += 1
             if self.step % LOG_EVERY == 0:
                 entry = {
                     "step": self.step,
@@ -144,39 +149,23 @@ class Training:
                 with (self._folder / LOG).open("a", encoding="utf-8") as log:
                     log.write(json.dumps(entry) + "\n")
                 tell(json.dumps(entry | {"of": self._recipe.steps}))
-            if self.step % save_every == 0:
+            if self.step % SAVE_EVERY == 0:
                 self.save()
         self.save()
 
-    def learn_step(self) -> tuple[tuple[float, float, float], int]:
-        """One step: its loss, the two accuracies of `answer_loss`, and how many tokens it read."""
-        batch = self._batch()
-        learned = self._learn(batch)
-        self.step += 1
-        return learned, sum(len(item.token_ids) for item in batch)
-
     def _batch(self) -> list[Encoded]:
         rng = random.Random(f"{self._recipe.seed}:{self.step}")
-        share = self.step / self._recipe.steps
-        stage = [stage for stage in CURRICULUM if share >= stage.start][-1]
+        size = SIZES[self.step % len(SIZES)]
         batch: list[Encoded] = []
         longest = 0
         while True:
-            item = self._draw(rng, stage)
+            item = encode(self._exercises.draw(rng, size), self.tokenizer, COPIED_WEIGHT)
             if len(item.token_ids) > MAX_TOKENS:
                 continue
             longest = max(longest, len(item.token_ids))
             if batch and longest * (len(batch) + 1) > self._recipe.batch_tokens:
                 return batch
             batch.append(item)
-
-    def _draw(self, rng: random.Random, stage: Stage) -> Encoded:
-        if stage.kind == "copy":
-            return self._nonsense.copy(rng)
-        if stage.kind == "choose":
-            return self._nonsense.choose(rng, stage.size, stage.copied_weight)
-        example = self._exercises.draw(rng, stage.size)
-        return encode(example, self._tokenizer, stage.copied_weight)
 
     def _learn(self, batch: Sequence[Encoded]) -> tuple[float, float, float]:
         for group in self._optimizer.param_groups:
@@ -211,12 +200,13 @@ def answer_loss(model: LlamaForCausalLM, batch: Sequence[Encoded]) -> tuple[Tens
         columns += range(start, len(item.token_ids))
         weights += item.weights
     # Padding stands behind, where a causal model does not look.
+    ids = ids.to(model.device)
     states = model.model(ids, use_cache=False).last_hidden_state
     at = torch.tensor(columns)
     logits = model.lm_head(states[rows, at - 1])
     wanted = ids[rows, at]
     losses = functional.cross_entropy(logits, wanted, reduction="none")
-    weight = torch.tensor(weights)
+    weight = torch.tensor(weights, device=model.device)
     right = (logits.argmax(-1) == wanted).float()
     loss = (losses * weight).sum() / weight.sum()
     return loss, float(right[firsts].mean()), float(right.mean())

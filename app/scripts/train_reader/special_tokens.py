@@ -1,0 +1,3 @@
+"""The marks of a chat, which are tokens of their own."""
+
+END, USER, ASSISTANT = "<|end|>", "<|user|>", "<|assistant|>"
