@@ -100,7 +100,8 @@ class Settings(BaseSettings):
     llm_model: str = Field(
         "auto",
         validation_alias="LLM_MODEL",
-        description="auto, extractive, a local folder, or a hub name for the built-in engine.",
+        description="auto, reader, extractive, a local folder, or a hub name for the built-in "
+        "engine.",
     )
     llm_base_url: str = Field(
         "",

@@ -13,6 +13,7 @@ from app.errors import GeneratorUnavailable
 from app.rag.lexical import terms
 from app.rag.llm import DEFAULT_MODEL, ModelChoice, hub, resolve_generator
 from app.rag.llm.hub import missing_files
+from app.rag.llm.reader import ReaderWeights
 from app.rag.replies import REFUSAL
 
 FILES = {
@@ -226,3 +227,25 @@ def test_a_damaged_model_is_quoted_around(tmp_path, hub_server):
     generator, _ = resolve(tmp_path, "auto", load, hub_endpoint=hub_server, hub_timeout_s=20)
     assert generator.info.kind == "extractive"
     assert "EOF while parsing" in generator.info.note
+
+
+def test_the_built_in_reader_answers_where_it_is_asked_for(tmp_path):
+    loaded = []
+    generator, _ = resolve(
+        tmp_path, "reader", load=lambda folder, name: loaded.append((folder, name)) or FakeLLM()
+    )
+    [(folder, name)] = loaded
+    assert not missing_files(folder)
+    assert generator.info.kind == "reader"
+    assert generator.info.model == name
+    assert "quotes your documents" in generator.info.note
+
+
+@pytest.mark.parametrize("is_default", [True, False])
+def test_the_reader_stands_in_for_a_model_only_once_it_has_passed(
+    tmp_path, monkeypatch, is_default
+):
+    weights = ReaderWeights(is_default, 1.0, 0.0, 0.0)
+    monkeypatch.setattr(ReaderWeights, "load", lambda folder: weights)
+    generator, _ = resolve(tmp_path, "auto", hub_timeout_s=0.2)
+    assert generator.info.kind == ("reader" if is_default else "extractive")

@@ -45,7 +45,7 @@ ASKS_TWICE = re.compile(
     re.IGNORECASE,
 )
 WORD_JOINER = "\u2060"
-WORD = re.compile(rf"\s*(?:[{CJK}]{{1,4}}|[^\s{CJK}]+)")
+WORD = re.compile(rf"\s*(?:[{CJK}]{{1,4}}|[^\s{CJK}]+)|\s+")  # all of a text, word by word
 SPACE = re.compile(r"\s+")
 
 

@@ -5,16 +5,17 @@ The engine lets nothing through but sentences of the sources with their numbers,
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.domain import GenerationRequest, GeneratorInfo, Language
+from app.domain import Generation, GenerationRequest, GeneratorInfo, Language
 from app.engine import QuoteOnlyParams, QuoteSource, SamplingParams, StructuredOutputsParams
 from app.errors import GeneratorUnavailable
 from app.rag.llm.engine import EngineGenerator
-from app.rag.llm.extractive import NUM_EMBEDDED, ExtractiveGenerator, quotable
+from app.rag.llm.extractive import NUM_EMBEDDED, WORD, ExtractiveGenerator, quotable
 from app.rag.llm.reader_prompt import reader_prompt
 
 if TYPE_CHECKING:  # the engine's faces load torch
@@ -81,6 +82,15 @@ class ReaderGenerator(EngineGenerator):
     def max_prompt_tokens(self) -> int:
         """As the ranker's: of all that it is given the reader sees a few sentences."""
         return self._ranker.max_prompt_tokens
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Generation]:
+        """Stream word by word: the engine makes a whole sentence at once."""
+        async with aclosing(super().generate(request)) as pieces:
+            async for piece in pieces:
+                for word in WORD.findall(piece.text):
+                    yield Generation(word)
+                if piece.finish_reason is not None:
+                    yield replace(piece, text="")
 
     def prepare(self, request: GenerationRequest) -> tuple[list[int], SamplingParams]:
         """The question with the best sentences, in reading order; and these as all it may say."""

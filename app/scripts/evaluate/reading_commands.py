@@ -17,11 +17,12 @@ from app.rag.llm.extractive import ExtractiveGenerator
 from app.rag.llm.reader import READER_FOLDER, ReaderGenerator, ReaderWeights
 from app.rag.replies import REFUSAL
 from app.scripts.evaluate.reading import ReadingTask, answerers, measure_reading, read_tasks
+from app.scripts.evaluate.remembering import RememberingEmbedder
 from app.scripts.evaluate.terminal import JsonFile, Sample, console, embedder, write_json
 
 # Tried one after another, each with the best of those before.
 GRID = {
-    "prior_weight": (0.25, 0.5, 1.0, 2.0, 4.0),
+    "prior_weight": (0.5, 1.0, 2.0, 4.0, 8.0),
     "refusal_prior": (-6.0, -3.0, -1.0, 0.0, 1.0, 2.0, 4.0),
     "end_prior": (-8.0, -4.0, -2.0, 0.0, 2.0, 4.0),
 }
@@ -64,7 +65,7 @@ async def _measure(
 ) -> dict[str, dict[str, dict[str, float]]]:
     from app.engine import AsyncLLM  # noqa: PLC0415  torch takes seconds to import
 
-    extractive = ExtractiveGenerator(terms, embedder=embedder())
+    extractive = ExtractiveGenerator(terms, embedder=RememberingEmbedder(embedder()))
     llm = AsyncLLM(
         model=str(folder),
         dtype="float32",
