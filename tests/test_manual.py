@@ -24,6 +24,7 @@ class Home:
         (self.manual / "zh" / "intro.md").write_text("# Folio 手册")
         (self.manual / "sample_questions.json").write_text(json.dumps(QUESTIONS))
         (self.manual / "picture.bin").write_bytes(b"0")
+        (self.manual / "zh" / "kubernetes.md").write_text("helm install folio deploy/helm/folio")
         (folder / "files").mkdir()
         self.database = Database(f"sqlite:///{folder / 'folio.db'}")
         self.database.migrate()

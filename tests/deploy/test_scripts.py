@@ -329,7 +329,7 @@ def test_ctrl_c_during_the_set_up_stops_everything(project):
     process = project.start_process("start", INSTALL_S=30)
     assert wait_for(lambda: project.num_installs)
     os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=5)
+    output, _ = process.communicate(timeout=20)
     assert process.returncode != 0
     assert "Starting Folio" not in output
     assert wait_for(lambda: not group_is_alive(process.pid))

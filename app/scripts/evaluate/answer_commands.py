@@ -13,6 +13,7 @@ from rich.table import Table
 from app.config import Settings
 from app.domain import ChunkSpan, SearchHit
 from app.errors import FolioError, InvalidInput
+from app.manual import LEFT_OUT
 from app.rag.evaluation import Given, question_of
 from app.rag.lexical import terms
 from app.rag.llm.discovery import ModelChoice, resolve_generator
@@ -189,6 +190,8 @@ def manual_chunks(docs: Path, embedder: Embedder) -> list[SearchHit]:
     for language, folder in MANUALS.items():
         for hit in read_files(docs / folder, embedder):
             chunk = hit.chunk
+            if chunk.document_id in LEFT_OUT:
+                continue
             name = f"{language}/{chunk.document_id}"
             hits.append(make_hit(f"{language}/{chunk.id}", name, hit.document_title, chunk.span))
     return hits
