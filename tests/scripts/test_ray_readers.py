@@ -1,6 +1,7 @@
 """Documents read on Ray: the readers with a fake of Ray, and one run on the real one."""
 
 import importlib.util
+import logging
 import subprocess
 import sys
 import types
@@ -69,6 +70,16 @@ def make_readers(ray):
     readers = RayReaders(ray, None)
     readers.start(None, None)
     return readers
+
+
+@pytest.fixture(autouse=True)
+def logging_of_before():
+    """The command line sets up logging for its process, which is the tests' here."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture
