@@ -94,3 +94,9 @@ def test_what_ships_is_small_and_says_whether_it_answers_by_default():
 def test_a_folder_without_a_reader_is_refused_by_name(tmp_path):
     with pytest.raises(GeneratorUnavailable, match=r"lacks reader\.json"):
         ReaderWeights.load(tmp_path)
+
+
+def test_fitted_weights_are_read_as_they_were_written(tmp_path):
+    weights = ReaderWeights(False, 0.5, -2.0, 1.5, 2)
+    weights.save(tmp_path)
+    assert ReaderWeights.load(tmp_path) == weights

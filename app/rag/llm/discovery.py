@@ -88,7 +88,7 @@ def resolve_generator(
             raise
         logger.warning("no language model, answers are quotes reason=%s", error)
         note = f"Answers are quotes from the documents: {error}. {HOW_TO_GET_ONE}"
-    if READER_FOLDER.is_dir() and ReaderWeights.load(READER_FOLDER).is_default:
+    if ReaderWeights.load(READER_FOLDER).is_default:
         return _reader(choice, ranker, refusals, load)
     return ExtractiveGenerator(terms, embedder=embedder, note=note)
 

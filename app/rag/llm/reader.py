@@ -7,7 +7,7 @@ The engine lets nothing through but sentences of the sources with their numbers,
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,11 @@ class ReaderWeights:
                 "app.scripts.train_reader, or set LLM_MODEL to another model"
             )
         return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+    def save(self, folder: Path) -> None:
+        """Write `reader.json`."""
+        text = json.dumps(asdict(self), indent=1) + "\n"
+        (folder / "reader.json").write_text(text, encoding="utf-8")
 
 
 class ReaderGenerator(EngineGenerator):

@@ -2,9 +2,8 @@
 
 import asyncio
 import itertools
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,7 +107,7 @@ async def fit_weights(
             console.print(f"{name} {choice}: {reached:.3f}")
             if reached > value:
                 best, value = tried, reached
-    (folder / "reader.json").write_text(json.dumps(asdict(best), indent=1) + "\n")
+    best.save(folder)
 
 
 async def _value(generator: ReaderGenerator, tasks: Sequence[ReadingTask]) -> float:
